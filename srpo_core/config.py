@@ -1,0 +1,185 @@
+"""The whole run as typed settings: every field with its unit, its bounds and what it does.
+
+Values that SRPO's public sources do not give are ours; docs/method.md tells which are known.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class PolicySettings(_Section):
+    """The model that is trained."""
+
+    model: str = "lab"
+    """`lab`, the packaged base policy, or a directory with a causal language model as transformers writes it."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the model is sampled and trained."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """The type that rollouts are computed in; the update always works in float32."""
+    threads: PositiveInt = 1
+    """CPU threads of one operation. One is fastest for the lab's model; results repeat for an equal number only."""
+
+
+class ProblemSettings(_Section):
+    """The problems: what is trained on and what is held out."""
+
+    source: Literal["lab"] = "lab"
+    """The data set. `lab` is the procedural world of docs/lab.md."""
+    train_easy: PositiveInt = 106
+    """Training problems of difficulties 1 and 2 each, per domain."""
+    train_hard: PositiveInt = 29
+    """Training problems of difficulties 3 to 8 each, per domain."""
+    heldout: PositiveInt = 60
+    """Held-out problems per difficulty and domain; by content, none of them is ever trained on."""
+    template: Literal["plain", "think_answer", "chat"] = "plain"
+    """How a question becomes a prompt: as it is, with instructions for the tags, or by the chat template."""
+
+
+class RolloutSettings(_Section):
+    """Sampling of completions."""
+
+    prompts_per_step: PositiveInt = 32
+    """Prompts of one step, at most; the prompts of an epoch are spread evenly over its steps."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Completions per prompt, G. The advantage compares them, so one alone would never learn."""
+    max_new_tokens: PositiveInt = 64
+    """Longest completion, in tokens; a longer one is cut there and counted as truncated."""
+    temperature: Annotated[float, Field(gt=0, le=4)] = 1.0
+    """Divides the logits, in sampling and in the update alike."""
+    batch_rows: PositiveInt = 1024
+    """Completions decoded together, at most; bounds the memory of keys and values."""
+    groups_per_shard: PositiveInt = 64
+    """Groups (prompts) in one file of the history."""
+    max_staleness: Annotated[int, Field(ge=0, le=8)] = 0
+    """Policy versions by which a rollout may lag behind the update that uses it. 0 is strictly on-policy; with k,
+    step n is sampled by the version that step n-k produced, so that sampling and updating overlap."""
+
+
+class RewardSettings(_Section):
+    """What a completion is worth: the weighted sum of its parts."""
+
+    accuracy: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of a right answer."""
+    format: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the form <think>…</think><answer>…</answer>, exactly once and nothing outside."""
+    check_thought: bool = True
+    """In the lab, an answer counts as right only if every link of its running thought is right too: long chains
+    are guessed right without it 5 to 9 % of the time."""
+
+
+class UpdateSettings(_Section):
+    """The policy update."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    """AdamW's learning rate, constant after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps over which the learning rate rises linearly to its value."""
+    beta1: Share = 0.9
+    """AdamW's first decay."""
+    beta2: Share = 0.95
+    """AdamW's second decay."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient of an optimizer step is scaled down to this norm."""
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Clip range of the ratio below 1."""
+    clip_high: Annotated[float, Field(gt=0)] = 0.28
+    """Clip range of the ratio above 1."""
+    scale_by_std: bool = True
+    """Divide the advantage by the group's standard deviation, as GRPO does."""
+    mask_truncated: bool = True
+    """A completion that was cut at the longest length gets no advantage."""
+    minibatches: PositiveInt = 1
+    """Optimizer steps that share a step's groups between them."""
+    passes: PositiveInt = 1
+    """Times that a step's rollouts are gone through."""
+    micro_batch_tokens: PositiveInt = 4096
+    """Tokens of one forward and backward, padding included; bounds the memory, never changes the gradient."""
+
+
+class ResamplingSettings(_Section):
+    """How the next epoch's prompts are chosen from the history."""
+
+    selector: Literal["history"] = "history"
+    """`history` is the paper's rule: prompts that were solved every time are dropped, all others stay."""
+
+
+class StageSettings(_Section):
+    """Limits of one training stage."""
+
+    max_steps: PositiveInt
+    """The stage ends with the epoch in which this many steps are reached."""
+
+
+class TransitionSettings(_Section):
+    """When stage 1 has taught what it can."""
+
+    window: Annotated[int, Field(ge=2)] = 40
+    """Steps over which the slope of the math accuracy is fitted."""
+    min_gain: Annotated[float, Field(ge=0)] = 0.01
+    """The accuracy is flat when its fitted gain over the window is below this."""
+
+
+class StagesSettings(_Section):
+    """The two stages of SRPO."""
+
+    math: StageSettings = StageSettings(max_steps=100)
+    """Stage 1: math only."""
+    math_and_code: StageSettings = StageSettings(max_steps=100)
+    """Stage 2: all code prompts and the math prompts that stage 1 kept."""
+    transition: TransitionSettings = TransitionSettings()
+    """When stage 2 begins before stage 1 has reached its limit."""
+
+
+class EvaluationSettings(_Section):
+    """Evaluation on held-out problems."""
+
+    samples: PositiveInt = 4
+    """Completions per held-out problem; pass@1 is their mean."""
+    every_epochs: PositiveInt = 1
+    """An evaluation follows every so many epochs, and each stage's last epoch always."""
+
+
+class Settings(_Section):
+    """A run of SRPO."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
+    """Every random number of the run derives from it."""
+    keep_policies: Annotated[int, Field(ge=1)] = 2
+    """Policy versions kept besides those that ended an epoch."""
+    policy: PolicySettings = PolicySettings()
+    problems: ProblemSettings = ProblemSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    rewards: RewardSettings = RewardSettings()
+    update: UpdateSettings = UpdateSettings()
+    resampling: ResamplingSettings = ResamplingSettings()
+    stages: StagesSettings = StagesSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _no_contradictions(self) -> Self:
+        if self.update.minibatches > self.rollout.prompts_per_step:
+            raise ValueError(
+                f"update.minibatches ({self.update.minibatches}) must not exceed rollout.prompts_per_step "
+                f"({self.rollout.prompts_per_step}): each optimizer step needs a group"
+            )
+        if self.keep_policies <= self.rollout.max_staleness:
+            raise ValueError(
+                f"keep_policies ({self.keep_policies}) must exceed rollout.max_staleness "
+                f"({self.rollout.max_staleness}): the version that samples must still be there"
+            )
+        if self.policy.device == "cpu" and self.policy.dtype == "bfloat16":
+            raise ValueError(
+                "policy.dtype bfloat16 needs policy.device cuda: on a CPU the rollouts would be computed less "
+                "exactly than the update and no faster"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""The policy and its update: log-probabilities, advantages, losses, trainer, checkpoints."""

@@ -1,0 +1,93 @@
+"""A policy version on disk: the model as transformers writes it, and beside it what the next update needs.
+
+    config.json, model.safetensors, tokenizer files     what engines load
+    optimizer.safetensors                               AdamW's moments, named as the model's parameters
+    trainer.json                                        version, optimizer steps taken
+
+Nothing here is pickled, so loading a checkpoint runs no code. Publishing the directory whole is the caller's.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from srpo_core.policy.model import PolicyError
+
+MODEL_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+PROGRESS_FILE = "trainer.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training has come: `version` updates were made, with `optimizer_steps` optimizer steps in all."""
+
+    version: int
+    optimizer_steps: int
+
+
+def save(
+    directory: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+) -> None:
+    """Write a whole checkpoint into `directory`, which the caller publishes."""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    moments = {
+        f"{names[parameter]}/{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+    save_file(moments, directory / OPTIMIZER_FILE)
+    (directory / PROGRESS_FILE).write_text(json.dumps(asdict(progress)) + "\n")
+
+
+def load_progress(directory: Path) -> Progress:
+    """How far the checkpoint in `directory` has come. Raises PolicyError when that cannot be read."""
+    try:
+        return Progress(**json.loads((directory / PROGRESS_FILE).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise PolicyError(
+            f"{directory}: {PROGRESS_FILE} cannot be read ({error}); the checkpoint is not whole"
+        ) from error
+
+
+def load_optimizer(directory: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+    """Put the moments stored in `directory` into `optimizer`, whose parameters are the model's.
+
+    Raises PolicyError when the file is missing, damaged, or of another model.
+    """
+    try:
+        moments = load_file(directory / OPTIMIZER_FILE, device=str(model.device))
+    except (OSError, SafetensorError) as error:
+        raise PolicyError(
+            f"{directory / OPTIMIZER_FILE} cannot be read ({error}); resume from another version"
+        ) from error
+    parameters = dict(model.named_parameters())
+    states: dict[Tensor, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        name, _, moment = key.rpartition("/")
+        if name not in parameters:
+            raise PolicyError(f"{directory / OPTIMIZER_FILE} holds moments of {name}, which this model does not have")
+        states.setdefault(parameters[name], {})[moment] = value.cpu() if moment == "step" else value
+    optimizer.state.update(states)
+
+
+def model_checksum(directory: Path) -> str:
+    """SHA-256 of the model's weights file, in hexadecimal. Raises PolicyError when there is none."""
+    try:
+        with (directory / MODEL_FILE).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PolicyError(f"{directory / MODEL_FILE} cannot be read: {error}") from error

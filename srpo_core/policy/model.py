@@ -1,0 +1,63 @@
+"""A policy on disk and in memory: a causal language model and its tokenizer, as transformers stores them."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+# A policy is loaded at every step: a progress bar each would bury the run's own lines.
+transformers_logging.disable_progress_bar()
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class PolicyError(Exception):
+    """A policy that cannot be used; the message names the directory and the remedy."""
+
+
+def load_model(directory: Path, *, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
+    """The causal language model stored in `directory`, from safetensors only, never running its code.
+
+    Raises PolicyError when the directory holds no whole model.
+    """
+    if not (directory / "config.json").is_file():
+        raise PolicyError(
+            f"{directory} holds no policy: config.json is missing; give a directory that transformers wrote"
+        )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PolicyError(f"{directory}: the policy cannot be loaded: {error}") from error
+    model.to(torch.device(device)).eval()  # type: ignore[arg-type]  # the library's own decorator hides nn.Module.to
+    return model
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer stored in `directory`. Raises PolicyError when there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"{directory}: the tokenizer cannot be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise PolicyError(f"{directory}: its tokenizer names no end-of-sequence token, so no completion could end")
+    return tokenizer
+
+
+def unsampled_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that no completion may contain: padding and begin-of-sequence, unless they also end one."""
+    ids = {tokenizer.pad_token_id, tokenizer.bos_token_id} - {None, tokenizer.eos_token_id}
+    return sorted(ids)
+
+
+def sampling_logits(logits: Tensor, *, temperature: float, unsampled: Tensor) -> Tensor:
+    """The logits that tokens are drawn from: float32, tempered, unsampled tokens at minus infinity.
+
+    logits (..., V) any float dtype; unsampled int64 (U,). The sampler and the trainer both use this function:
+    where they differ, the importance ratio is wrong.
+    """
+    tempered = logits.float() / temperature
+    return tempered.index_fill(-1, unsampled, float("-inf")) if len(unsampled) else tempered

@@ -1,0 +1,1 @@
+"""How completions are sampled: the engine protocol and its engines."""

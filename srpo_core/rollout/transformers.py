@@ -1,0 +1,185 @@
+"""The in-process engine: any causal model that transformers loads, sampled in groups on one KV cache.
+
+`generate` of transformers runs every row of a padded batch until the longest has ended and prefills a prompt
+once per sample. Here a prompt is prefilled once per group, rows leave the batch when they have ended, and keys
+and values are written in place. Not covered: sliding-window and recurrent layers, whose state is not a plain
+sequence of keys and values.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from srpo_core.policy.model import load_model, load_tokenizer, sampling_logits, unsampled_token_ids
+from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
+from srpo_core.rollout.kv_cache import GroupCache
+from srpo_core.seeds import generator
+
+# Rows are dropped from the batch once this share of them has ended: copying the cache at every ended row
+# costs more than carrying a few ended rows along.
+COMPACT_AT = 0.1
+UNIFORMS_AT_ONCE = 128
+
+
+class TransformersEngine:
+    """Samples with a transformers model in this process, at most `batch_rows` completions at a time."""
+
+    def __init__(self, *, batch_rows: int, dtype: str = "float32", device: str = "cpu") -> None:
+        self._batch_rows = batch_rows
+        self._dtype = dtype
+        self._device = device
+        self._model: PreTrainedModel | None = None
+
+    def load(self, checkpoint: Path) -> None:
+        """Serve the policy stored in `checkpoint`. Raises PolicyError when it cannot be loaded."""
+        tokenizer = load_tokenizer(checkpoint)
+        self._eos: int = tokenizer.eos_token_id
+        self._unsampled = torch.tensor(unsampled_token_ids(tokenizer), dtype=torch.long, device=self._device)
+        self._model = load_model(checkpoint, dtype=self._dtype, device=self._device)
+
+    def generate(self, groups: Sequence[PromptGroup], sampling: Sampling) -> list[list[Completion]]:
+        """One list of completions per group, in the order of its seeds; the same bits for the same groups."""
+        if self._model is None:
+            raise RuntimeError("load a policy before generating")
+        completions: list[list[Completion]] = []
+        batch: list[PromptGroup] = []
+        for group in groups:
+            if batch and sum(len(g.seeds) for g in batch) + len(group.seeds) > self._batch_rows:
+                completions += self._generate_batch(self._model, batch, sampling)
+                batch = []
+            batch.append(group)
+        return completions + (self._generate_batch(self._model, batch, sampling) if batch else [])
+
+    @torch.inference_mode()
+    def _generate_batch(
+        self, model: PreTrainedModel, groups: Sequence[PromptGroup], sampling: Sampling
+    ) -> list[list[Completion]]:
+        decoder = _Decoder(model, groups)
+        rows = _Rows([seed for group in groups for seed in group.seeds], sampling.max_new_tokens)
+        active = torch.arange(len(rows.seeds))  # the rows that are still decoded, by their place in the batch
+        logits = decoder.prefill()
+        for step in range(sampling.max_new_tokens):
+            logits = sampling_logits(logits, temperature=sampling.temperature, unsampled=self._unsampled)
+            drawn, logprobs = draw(logits, rows.uniforms(active, step).to(logits.device))
+            ended = rows.record(active, step, drawn.cpu(), logprobs.cpu(), self._eos)
+            n_ended = int(ended.sum())
+            if n_ended == len(active) or step + 1 == sampling.max_new_tokens:
+                break
+            if n_ended >= COMPACT_AT * len(active):
+                keep = (~ended).nonzero()[:, 0]
+                active, drawn = active[keep], drawn[keep.to(drawn.device)]
+                decoder.keep_rows(keep)
+            logits = decoder.step(drawn)
+        completions = iter(rows.completions())
+        return [[next(completions) for _ in group.seeds] for group in groups]
+
+
+def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token per row by inversion of the cumulative distribution: one random number a token, whatever V is.
+
+    logits float32 (B, V); uniform float32 (B,) in [0, 1). Gives tokens int64 (B,) and log-probabilities (B,).
+    """
+    logprobs = logits.log_softmax(-1)
+    cumulative = logprobs.exp().cumsum(-1)
+    threshold = (uniform * cumulative[:, -1]).unsqueeze(-1)
+    # `right`: a token of probability zero covers no part of the unit interval and is never drawn.
+    drawn = torch.searchsorted(cumulative, threshold, right=True)
+    return drawn.squeeze(-1), logprobs.gather(-1, drawn).squeeze(-1)
+
+
+class _Rows:
+    """What was drawn so far, for each of the N completions of a batch."""
+
+    def __init__(self, seeds: Sequence[int], max_new_tokens: int) -> None:
+        self.seeds = seeds
+        self._generators = [generator(seed) for seed in seeds]
+        self._uniforms = torch.empty(len(seeds), UNIFORMS_AT_ONCE)
+        self._tokens = torch.empty(len(seeds), max_new_tokens, dtype=torch.int32)
+        self._logprobs = torch.empty(len(seeds), max_new_tokens)
+        self._lengths = torch.full((len(seeds),), max_new_tokens)
+        self._ended = torch.zeros(len(seeds), dtype=torch.bool)
+
+    def uniforms(self, active: Tensor, step: int) -> Tensor:
+        """The random number of each active row for this step: the step-th of the row's own stream."""
+        if step % UNIFORMS_AT_ONCE == 0:
+            for row in active.tolist():
+                block = self._generators[row].random(UNIFORMS_AT_ONCE, dtype=np.float32)
+                self._uniforms[row] = torch.from_numpy(block)
+        return self._uniforms[active, step % UNIFORMS_AT_ONCE]
+
+    def record(self, active: Tensor, step: int, drawn: Tensor, logprobs: Tensor, eos: int) -> Tensor:
+        """Keep the tokens of this step; gives which of the active rows have ended, bool (len(active),)."""
+        self._tokens[active, step] = drawn.to(torch.int32)
+        self._logprobs[active, step] = logprobs
+        ends_now = (drawn == eos) & ~self._ended[active]
+        self._lengths[active[ends_now]] = step + 1
+        self._ended[active] |= ends_now
+        return self._ended[active]
+
+    def completions(self) -> list[Completion]:
+        tokens, logprobs = self._tokens.numpy(), self._logprobs.numpy()
+        return [
+            Completion(tokens[row, :length].copy(), logprobs[row, :length].copy(), "stop" if ended else "length")
+            for row, (length, ended) in enumerate(zip(self._lengths.tolist(), self._ended.tolist(), strict=True))
+        ]
+
+
+class _Decoder:
+    """Feeds tokens to the model, keeping keys and values, positions and the mask of left-padded prompts."""
+
+    def __init__(self, model: PreTrainedModel, groups: Sequence[PromptGroup]) -> None:
+        self._model = model
+        self._device = model.device
+        self._samples = torch.tensor([len(group.seeds) for group in groups], device=self._device)
+        lengths = [len(group.prompt_token_ids) for group in groups]
+        width = max(lengths)
+        # Left padding puts the next token of every row into the same slot of the cache.
+        self._prompts = torch.tensor(
+            [[0] * (width - n) + list(g.prompt_token_ids) for n, g in zip(lengths, groups, strict=True)],
+            device=self._device,
+        )  # (P, width)
+        self._pads = torch.tensor([width - n for n in lengths], device=self._device)  # (P,)
+        self._cache = GroupCache(model.config.num_hidden_layers)
+
+    def prefill(self) -> Tensor:
+        """Logits (B, V) after the prompts, each prompt computed once and then repeated for its samples."""
+        width = self._prompts.shape[1]
+        slots = torch.arange(width, device=self._device)
+        visible = slots >= self._pads[:, None]  # (P, width)
+        causal = slots[:, None] >= slots
+        # A padded position sees itself: a row of the mask with nothing visible would give NaN.
+        mask = (visible[:, None, :] & causal) | torch.eye(width, dtype=torch.bool, device=self._device)
+        positions = (slots - self._pads[:, None]).clamp(min=0)
+        logits = self._forward(self._prompts, mask.unsqueeze(1), positions)
+        self._cache.repeat_rows(self._samples)
+        self._pads = self._pads.repeat_interleave(self._samples)
+        self._visible = visible.repeat_interleave(self._samples, dim=0)
+        return logits.repeat_interleave(self._samples, dim=0)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits (B, V) after one more token int64 (B,) of each row."""
+        self._visible = torch.nn.functional.pad(self._visible, (0, 1), value=True)
+        positions = self._cache.length - self._pads
+        return self._forward(tokens[:, None], self._visible[:, None, None, :], positions[:, None])
+
+    def keep_rows(self, keep: Tensor) -> None:
+        """Drop every row but those at the places `keep`, int64 (B',)."""
+        keep = keep.to(self._device)
+        self._cache.keep_rows(keep)
+        self._pads, self._visible = self._pads[keep], self._visible[keep]
+
+    def _forward(self, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        output = self._model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
