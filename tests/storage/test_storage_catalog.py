@@ -1,0 +1,303 @@
+"""Views and macros: described, right on known histories, open to other processes; read-only means read-only."""
+
+import itertools
+import re
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from math import comb
+from pathlib import Path
+
+import duckdb
+import pytest
+from history_samples import fill, shard_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.catalog import build_catalog, connect, escaped, in_memory
+from storage.files import StoreError
+from storage.history import RunHistory
+from storage.readonly import open_readonly
+from storage.tables import TABLES
+
+VIEWS = {
+    *TABLES, "trajectories", "groups", "prompt_stats", "step_stats", "epoch_stats", "bucket_transitions", "flips",
+    "zero_variance", "staleness", "stage_progress",
+}  # fmt: skip
+
+
+def one(history: RunHistory, query: str) -> dict[str, object]:
+    (row,) = history.sql(query).to_pylist()
+    return dict(row)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_every_view_and_macro_is_described_and_runs(history: RunHistory, filled: bool) -> None:
+    if filled:
+        fill(history)
+    for where in (history.directory, history.directory.parent):  # a run, and a store of runs
+        with connect(where) as views:
+            described = dict(views.sql("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall())
+            assert set(described) == VIEWS
+            assert all(described.values())
+            for view in VIEWS:
+                rows = views.sql(f"FROM {view}").to_arrow_table().num_rows
+                assert bool(rows) == filled, view
+            macros = views.sql("SELECT function_name, comment FROM duckdb_functions() WHERE NOT internal").fetchall()
+            assert {name for name, _ in macros} == {"pass_at_k", "rollouts_of"}
+            assert all(comment for _, comment in macros)
+            assert views.sql("FROM rollouts_of('a')").to_arrow_table().num_rows == (4 if filled else 0)
+            columns = (
+                "SELECT count(*), count(comment) FROM duckdb_columns() WHERE NOT internal AND table_name = 'rollouts'"
+            )
+            total, commented = views.sql(columns).fetchall()[0]
+            assert total == commented == len(TABLES["rollouts"].columns)
+
+
+def test_views_tell_a_known_history(filled: RunHistory) -> None:
+    step = one(filled, "FROM step_stats WHERE epoch = 1")
+    assert (step["groups"], step["rollouts"], step["policy_version"]) == (3, 6, 1)
+    assert step["zero_variance_accuracy"] == pytest.approx(2 / 3)
+    assert step["zero_variance_reward"] == 0  # the format bonus differs within every group
+    assert (step["mean_accuracy"], step["truncated"], step["mean_length"]) == (0.5, 0.5, 3)
+    epoch = one(filled, "FROM epoch_stats WHERE epoch = 0")
+    assert [epoch[b] for b in ("easy", "mixed", "hard", "ungraded")] == pytest.approx([0, 1 / 3, 2 / 3, 0])
+    moved = filled.sql("SELECT from_bucket, to_bucket, prompts FROM bucket_transitions ORDER BY ALL").to_pylist()
+    assert [tuple(row.values()) for row in moved] == [("hard", "hard", 1), ("hard", "mixed", 1), ("mixed", "easy", 1)]
+    training, evaluation = filled.sql("FROM flips ORDER BY kind DESC").to_pylist()
+    assert (training["prompt_id"], training["question"], training["from_epoch"], training["to_epoch"]) == (
+        "a",
+        "a?",
+        0,
+        1,
+    )
+    assert (training["wrong_completion"], training["right_completion"]) == ("answer a 0 0.0", "answer a 0 1.0")
+    assert (evaluation["prompt_id"], evaluation["wrong_completion"], evaluation["to_correct"]) == ("h", "held 0", 2)
+    assert evaluation["right_completion"] == "held 1"
+    assert one(filled, "FROM staleness WHERE epoch = 1")["staleness"] == 0
+    assert filled.sql("SELECT prompt_id FROM zero_variance WHERE epoch = 1 AND same_accuracy ORDER BY 1")[
+        "prompt_id"
+    ].to_pylist() == ["b", "c"]
+
+
+def test_nearly_equal_rewards_count_as_equal_and_ungraded_groups_as_neither(history: RunHistory) -> None:
+    rows = shard_rows(["a", "b"], [[0.3, 0.1 + 0.2], [None, None]])
+    history.write_shard(1, 0, 0, 0, rows)
+    history.commit_step(1, 0, 0, 1)
+    same = history.sql("SELECT prompt_id, same_accuracy FROM groups ORDER BY 1").to_pylist()
+    assert same == [{"prompt_id": "a", "same_accuracy": True}, {"prompt_id": "b", "same_accuracy": None}]
+    assert one(history, "FROM step_stats")["zero_variance_accuracy"] == 1
+    assert one(history, "FROM prompt_stats WHERE prompt_id = 'b'")["bucket"] == "ungraded"
+
+
+def test_stage_progress_counts_dropped_prompts_as_solved(history: RunHistory) -> None:
+    for epoch, (prompts, accuracies) in enumerate([(4, [1.0, 0.0]), (2, [0.0, 0.0])]):
+        plan = {"prompts": prompts, "steps": 1, "first_version": epoch, "selector": "history"}
+        history.publish("epochs", [plan], stage=1, epoch=epoch)
+        history.write_shard(1, epoch, 0, 0, shard_rows(["a"], [accuracies]))
+        history.commit_step(1, epoch, 0, 1)
+    assert history.sql("SELECT n, accuracy FROM stage_progress ORDER BY n").to_pylist() == [
+        {"n": 0, "accuracy": 0.5}, {"n": 1, "accuracy": 0.5},
+    ]  # fmt: skip
+
+
+def test_uncommitted_shards_are_in_no_view(history: RunHistory) -> None:
+    fill(history)
+    history.write_shard(1, 0, 1, 0, shard_rows(["zz"], [[1.0]]))
+    for shard in (2, 3):  # a shard that the step's commit did not name
+        history.write_shard(1, 0, 0, shard, shard_rows(["zz"], [[1.0]]))
+    with connect(history.directory) as views:
+        for view in ("rollouts", "trajectories", "prompt_stats"):
+            assert views.sql(f"SELECT count(*) FROM {view} WHERE prompt_id = 'zz'").fetchall() == [(0,)]
+        assert views.sql("SELECT count(*) FROM trajectories").fetchall() == [(12,)]
+
+
+def test_trajectories_of_one_step_open_its_files_alone(history: RunHistory) -> None:
+    for step in range(5):
+        history.write_shard(1, 0, step, 0, shard_rows(["a"], [[1.0]]))
+        history.commit_step(1, 0, step, 1)
+    for path in history.directory.glob("data/run=r1/stage=1/epoch=0/step=[0124]/*.parquet"):
+        path.write_bytes(b"not read")
+    query = "SELECT completion FROM trajectories WHERE stage = 1 AND epoch = 0 AND step = 3"
+    assert history.sql(query).num_rows == 1
+
+
+def test_flips_join_no_shard_with_another(history: RunHistory) -> None:
+    fill(history)
+    for epoch in range(2, 6):
+        history.write_shard(1, epoch, 0, 0, shard_rows(["c"], [[0.0] * 50]))
+        history.commit_step(1, epoch, 0, 1)
+    with connect(history.directory) as views:
+        plan = views.sql("EXPLAIN (ANALYZE, FORMAT json) FROM flips").fetchall()[0][1]
+    rows = [int(n) for n in re.findall(r'"intermediate_rows": *(\d+)', plan)]
+    assert len(rows) > 5
+    assert max(rows) <= 220  # 212 committed rollouts, 4 of an evaluation: two shard reads joined would be thousands
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_pass_at_k_is_the_unbiased_estimate(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 2000))
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    (got,) = PASS_AT_K.execute("SELECT pass_at_k(?, ?, ?)", [n, c, k]).fetchall()[0]
+    assert got == pytest.approx(float(1 - Fraction(comb(n - c, k), comb(n, k))), rel=1e-11, abs=1e-13)
+
+
+PASS_AT_K = in_memory()
+PASS_AT_K.execute((Path(__file__).parents[2] / "storage" / "sql" / "macros.sql").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 2, 5), (4, 5, 1), (4, -1, 1), (4, 2, 0)])
+def test_pass_at_k_of_what_cannot_be_is_null(n: int, c: int, k: int) -> None:
+    assert PASS_AT_K.execute("SELECT pass_at_k(?, ?, ?)", [n, c, k]).fetchall() == [(None,)]
+
+
+READER = """
+import sys, duckdb
+for _ in range(8):
+    with duckdb.connect(sys.argv[1], read_only=True) as catalog:
+        print(catalog.sql("SELECT count(*) FROM trajectories").fetchall()[0][0], flush=True)
+        catalog.sql("SELECT * FROM flips").fetchall()
+        catalog.sql("FROM rollouts_of('a')").fetchall()
+"""
+
+
+def test_catalog_opens_in_a_second_process_while_a_writer_goes_on(history: RunHistory) -> None:
+    history.create()
+    fill(history)
+    catalog = history.directory / "history.duckdb"
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(catalog)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for step in itertools.count(1):
+        history.write_shard(1, 1, step, 0, shard_rows(["a"], [[1.0, 0.0]]))
+        history.commit_step(1, 1, step, 1)
+        build_catalog(history.directory)
+        if reader.poll() is not None:
+            break
+    out, err = reader.communicate()
+    assert reader.returncode == 0, err
+    counts = [int(line) for line in out.split()]
+    assert counts == sorted(counts)
+    assert counts[0] >= 12
+    with duckdb.connect(str(catalog), read_only=True) as kept:
+        tags = kept.sql("SELECT tags FROM duckdb_databases() WHERE database_name = 'history'").fetchall()
+        assert "v1.0.0" in str(tags)
+        assert kept.sql("SELECT count(*) FROM duckdb_tables()").fetchall() == [(0,)]
+
+
+def test_moved_run_and_odd_paths_work_after_a_rebuild(history: RunHistory, tmp_path: Path) -> None:
+    fill(history)
+    moved = tmp_path / "it's [a*b] store" / "r1"
+    shutil.copytree(history.directory, moved)
+    shutil.rmtree(history.directory)
+    build_catalog(moved)
+    with duckdb.connect(str(moved / "history.duckdb"), read_only=True) as kept:
+        assert kept.sql("SELECT count(*) FROM trajectories").fetchall() == [(12,)]
+    with open_readonly(moved.parent) as store:
+        assert store.query("SELECT count(*) AS n FROM trajectories")["n"].to_pylist() == [12]
+
+
+def test_store_shows_all_its_runs(history: RunHistory) -> None:
+    fill(history)
+    other = RunHistory(history.directory.parent / "r2", "r2")
+    other.create()
+    fill(other)
+    with connect(history.directory.parent) as views:
+        counts = views.sql("SELECT run, count(*) FROM trajectories GROUP BY run ORDER BY run").fetchall()
+        assert counts == [("r1", 12), ("r2", 12)]
+        assert views.sql("SELECT DISTINCT prompts FROM bucket_transitions").fetchall() == [(1,)]
+
+
+def test_step_is_a_64_bit_integer_everywhere(filled: RunHistory) -> None:
+    with connect(filled.directory) as views:
+        types = views.sql(
+            "SELECT DISTINCT data_type FROM duckdb_columns() WHERE column_name IN ('stage', 'epoch', 'step', 'row')"
+        ).fetchall()
+    assert types == [("BIGINT",)]
+
+
+def test_place_without_runs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="keeps no run"):
+        connect(tmp_path)
+    with pytest.raises(StoreError, match="does not exist"):
+        connect(tmp_path / "nothing")
+
+
+def test_python_variables_are_not_tables(filled: RunHistory) -> None:
+    secret = shard_rows(["a"], [[1.0]])
+    assert secret.num_rows
+    with pytest.raises(StoreError, match="secret does not exist"):
+        filled.sql("FROM secret")
+    assert filled.sql("SELECT $a AS a", {"a": 3})["a"].to_pylist() == [3]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "FROM rollouts", "SHOW TABLES", "DESCRIBE rollouts", "SUMMARIZE rollouts", "EXPLAIN FROM flips",
+        "explain analyze SELECT 1", "VALUES (1)", "SELECT 1 UNION SELECT 2", "FROM rollouts_of('a') LIMIT 1;",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 4) FROM t",
+        "WITH a AS (FROM rollouts) SELECT count(*) FROM a", "SELECT 'DELETE_NODE', 'COPY x TO y'",
+    ],
+)  # fmt: skip
+def test_readonly_answers_what_reads(filled: RunHistory, query: str) -> None:
+    with open_readonly(filled.directory) as store:
+        assert store.query(query).num_rows > 0
+
+
+def serialized(query: str) -> str:
+    with in_memory() as connection:
+        return str(connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchall()[0][0]).replace(
+            "'", "''"
+        )
+
+
+COPY = "COPY (SELECT 1 AS a) TO '{}/written.csv'"
+HIDDEN = f"WITH x AS ({COPY}) SELECT * FROM x"
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        (COPY, "Refused: COPY"),
+        (HIDDEN, "holds COPY"),
+        (f"EXPLAIN ANALYZE {COPY}", "Refused: COPY"),
+        (f"explain analyze {HIDDEN}", "holds COPY"),
+        (f"/* note */ EXPLAIN ANALYZE {HIDDEN}", "Refused: EXPLAIN"),
+        ("FROM json_execute_serialized_sql('{hidden}')", "query given as text"),
+        ("FROM (SELECT * FROM \"QUERY\"('FROM json_execute_serialized_sql(...)'))", "query given as text"),
+        (f"SELECT 1; {COPY}", "2 statements"),
+        ("INSERT INTO rollouts VALUES (1)", "Refused: INSERT"),
+        ("WITH x AS (INSERT INTO rollouts VALUES (1) RETURNING *) FROM x", "holds INSERT"),
+        ("ATTACH '{}/new.duckdb'", "Refused: ATTACH"),
+        ("CREATE TABLE t (a INT)", "Refused: CREATE"),
+        ("DROP VIEW rollouts", "Refused: DROP"),
+        ("SET lock_configuration = false", "Refused: SET"),
+        ("PRAGMA version", "Refused: PRAGMA"),
+        ("CALL pragma_version()", "Refused: CALL"),
+        ("EXPORT DATABASE '{}/written'", "Refused: EXPORT"),
+        ("FROM read_text('/etc/passwd')", "Permission Error"),
+        ("FROM read_blob('{}/../outside')", "Permission Error"),
+        ("FROM read_blob('{}-beside/x')", "Permission Error"),
+        ("FROM '/etc/passwd'", "does not exist"),
+        ("FROM enable_logging('QueryLog', storage = 'file', storage_path = '{}/written')", "locked"),
+        ("SELEC 1", "cannot be parsed"),
+        ("", "0 statements"),
+    ],
+)
+def test_readonly_refuses_and_says_why(filled: RunHistory, query: str, why: str) -> None:
+    (filled.directory.parent / "outside").write_text("x")
+    before = sorted(filled.directory.parent.rglob("*"))
+    where = str(filled.directory)
+    query = query.replace("{hidden}", serialized(HIDDEN.replace("{}", where))).replace("{}", where)
+    with open_readonly(filled.directory) as store:
+        with pytest.raises(StoreError, match=why):
+            store.query(query)
+        assert store.query("SELECT 1 AS a")["a"].to_pylist() == [1]
+    assert sorted(filled.directory.parent.rglob("*")) == before
+
+
+def test_escaped_path_is_no_pattern() -> None:
+    assert escaped(Path("/a[b]*?")) == "/a[[]b][*][?]"
