@@ -35,10 +35,10 @@ def pass_at_1(correct: Sequence[int], samples: int, *, z: float = 1.96) -> Estim
     """
     if not correct:
         raise ValueError("pass@1 of no problems: evaluate at least one")
-    rates = np.asarray(correct, dtype=np.float64) / samples
-    p = float(rates.mean())
-    variance = float(rates.var(ddof=1)) / len(rates) if len(rates) > 1 else 0.0
-    trials = p * (1 - p) / variance if variance > 0 and 0 < p < 1 else float(len(rates))
+    counts = np.asarray(correct, dtype=np.float64)  # whole numbers: equal counts have a variance of exactly zero
+    p = float(counts.mean()) / samples
+    variance = float(counts.var(ddof=1)) / samples**2 / len(counts) if len(counts) > 1 else 0.0
+    trials = p * (1 - p) / variance if variance > 0 and 0 < p < 1 else float(len(counts))
     centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
     return Estimate(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))

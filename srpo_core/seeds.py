@@ -6,7 +6,13 @@ import numpy as np
 
 
 def derive_seed(*key: int | str) -> int:
-    """A 63-bit seed from a key such as (run seed, "rollout", stage, epoch, step, prompt id, sample)."""
+    """A 63-bit seed from a key such as (run seed, "rollout", stage, epoch, step, prompt id, sample).
+
+    Raises TypeError for parts that are neither int nor str: numpy's integers print alike and would seed otherwise.
+    """
+    for part in key:
+        if type(part) not in (int, str):
+            raise TypeError(f"a seed's key has int and str parts only, not {part!r} of type {type(part).__name__}")
     text = "\0".join(f"{type(part).__name__}:{part}" for part in key)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 

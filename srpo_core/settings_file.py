@@ -24,7 +24,7 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-45
         raise SettingsError(f"{path}: is not YAML: {error}") from error
     values = {} if values is None else values
     if not isinstance(values, dict):
@@ -54,7 +54,7 @@ def _override(values: dict[str, Any], override: str) -> None:
             raise SettingsError(f"--set {override}: {name} is a value, not a section")
     try:
         section[names[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise SettingsError(f"--set {override}: {text!r} is not a YAML value") from error
 
 

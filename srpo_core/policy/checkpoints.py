@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from srpo_core.policy.model import PolicyError
+from srpo_core.policy.errors import PolicyError
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -80,7 +80,12 @@ def load_optimizer(directory: Path, model: PreTrainedModel, optimizer: torch.opt
         name, _, moment = key.rpartition("/")
         if name not in parameters:
             raise PolicyError(f"{directory / OPTIMIZER_FILE} holds moments of {name}, which this model does not have")
-        states.setdefault(parameters[name], {})[moment] = value.cpu() if moment == "step" else value
+        if moment != "step" and value.shape != parameters[name].shape:
+            raise PolicyError(f"{directory / OPTIMIZER_FILE} holds moments of {name} in another shape than the model's")
+        states.setdefault(parameters[name], {})[moment] = value
+    if states and len(states) < len(parameters):
+        lost = sorted(name for name, parameter in parameters.items() if parameter not in states)
+        raise PolicyError(f"{directory / OPTIMIZER_FILE} is not whole: it lacks the moments of {', '.join(lost)}")
     optimizer.state.update(states)
 
 

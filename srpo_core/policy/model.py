@@ -1,20 +1,25 @@
 """A policy on disk and in memory: a causal language model and its tokenizer, as transformers stores them."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
+
+from srpo_core.policy.errors import PolicyError
 
 # A policy is loaded at every step: a progress bar each would bury the run's own lines.
 transformers_logging.disable_progress_bar()
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class PolicyError(Exception):
-    """A policy that cannot be used; the message names the directory and the remedy."""
 
 
 def load_model(directory: Path, *, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
@@ -27,20 +32,42 @@ def load_model(directory: Path, *, dtype: str = "float32", device: str = "cpu") 
             f"{directory} holds no policy: config.json is missing; give a directory that transformers wrote"
         )
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, which the library's types do not say
+            directory, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # damaged files raise whatever the reader of the day raises
         raise PolicyError(f"{directory}: the policy cannot be loaded: {error}") from error
+    model: PreTrainedModel = loaded[0]
+    if missing := loaded[1]["missing_keys"]:
+        raise PolicyError(f"{directory}: the policy is not whole: its weights lack {', '.join(sorted(missing))}")
+    _refuse_unsupported(directory, model.config)
     model.to(torch.device(device)).eval()  # type: ignore[arg-type]  # the library's own decorator hides nn.Module.to
     return model
+
+
+def _refuse_unsupported(directory: Path, config: PreTrainedConfig) -> None:
+    """Refuse what sampler and trainer would compute wrongly: both run the plain decoder and its head apart."""
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if layers == {"full_attention"} and getattr(config, "use_sliding_window", True):
+        layers |= {"sliding_attention"} if getattr(config, "sliding_window", None) else set()
+    scaled = [
+        name
+        for name in ("final_logit_softcapping", "logits_scaling", "logit_scale")
+        if getattr(config, name, None) not in (None, 1, 1.0)
+    ]
+    if layers != {"full_attention"} or scaled:
+        what = sorted(layers - {"full_attention"}) + scaled
+        raise PolicyError(
+            f"{directory}: models of type {config.model_type} with {', '.join(what)} are not supported: "
+            "use one with full attention and plain logits, such as Llama or Qwen2"
+        )
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer stored in `directory`. Raises PolicyError when there is none."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files raise whatever the reader of the day raises
         raise PolicyError(f"{directory}: the tokenizer cannot be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
         raise PolicyError(f"{directory}: its tokenizer names no end-of-sequence token, so no completion could end")

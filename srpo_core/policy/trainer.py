@@ -11,10 +11,11 @@ from srpo_core.config import UpdateSettings
 from srpo_core.policy import checkpoints
 from srpo_core.policy.advantages import group_advantages
 from srpo_core.policy.batch import RolloutBatch
+from srpo_core.policy.errors import PolicyError
 from srpo_core.policy.logprobs import completion_statistics
 from srpo_core.policy.losses import clipped_loss_sums
 from srpo_core.policy.metrics import UpdateTotals, update_metrics
-from srpo_core.policy.model import PolicyError, load_model, load_tokenizer, unsampled_token_ids
+from srpo_core.policy.model import load_model, load_tokenizer, unsampled_token_ids
 from srpo_core.policy.packing import length_buckets
 from srpo_core.seeds import generator
 
@@ -42,7 +43,7 @@ class Trainer:
             fused=True,
         )
         self.progress = checkpoints.Progress(version=0, optimizer_steps=0)
-        if (checkpoint / checkpoints.PROGRESS_FILE).is_file():
+        if any((checkpoint / name).exists() for name in (checkpoints.PROGRESS_FILE, checkpoints.OPTIMIZER_FILE)):
             self.progress = checkpoints.load_progress(checkpoint)
             checkpoints.load_optimizer(checkpoint, self._model, self._optimizer)
 
@@ -96,7 +97,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.max_grad_norm)
         if not torch.isfinite(norm):
             raise PolicyError(
-                f"the gradient of version {self.progress.version + 1} is not finite; the update was not applied: "
+                f"the gradient of version {self.progress.version + 1} is not finite; nothing was published: "
                 "lower update.learning_rate and start another run"
             )
         self._set_learning_rate(self.progress.optimizer_steps + len(totals.gradient_norms))

@@ -6,7 +6,7 @@ and values are written in place. Not covered: sliding-window and recurrent layer
 sequence of keys and values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,19 +45,31 @@ class TransformersEngine:
         """One list of completions per group, in the order of its seeds; the same bits for the same groups."""
         if self._model is None:
             raise RuntimeError("load a policy before generating")
-        completions: list[list[Completion]] = []
+        completions: list[Completion] = []
+        for batch in self._batches(groups):
+            completions += self._generate_batch(self._model, batch, sampling)
+        in_order = iter(completions)
+        return [[next(in_order) for _ in group.seeds] for group in groups]
+
+    def _batches(self, groups: Sequence[PromptGroup]) -> Iterator[list[PromptGroup]]:
+        """The groups in order, as many together as fit; one that is larger than a batch is split."""
         batch: list[PromptGroup] = []
+        rows = 0
         for group in groups:
-            if batch and sum(len(g.seeds) for g in batch) + len(group.seeds) > self._batch_rows:
-                completions += self._generate_batch(self._model, batch, sampling)
-                batch = []
-            batch.append(group)
-        return completions + (self._generate_batch(self._model, batch, sampling) if batch else [])
+            for start in range(0, len(group.seeds), self._batch_rows):
+                part = PromptGroup(group.prompt_token_ids, group.seeds[start : start + self._batch_rows])
+                if rows + len(part.seeds) > self._batch_rows:
+                    yield batch
+                    batch, rows = [], 0
+                batch.append(part)
+                rows += len(part.seeds)
+        if batch:
+            yield batch
 
     @torch.inference_mode()
     def _generate_batch(
         self, model: PreTrainedModel, groups: Sequence[PromptGroup], sampling: Sampling
-    ) -> list[list[Completion]]:
+    ) -> list[Completion]:
         decoder = _Decoder(model, groups)
         rows = _Rows([seed for group in groups for seed in group.seeds], sampling.max_new_tokens)
         active = torch.arange(len(rows.seeds))  # the rows that are still decoded, by their place in the batch
@@ -74,8 +86,7 @@ class TransformersEngine:
                 active, drawn = active[keep], drawn[keep.to(drawn.device)]
                 decoder.keep_rows(keep)
             logits = decoder.step(drawn)
-        completions = iter(rows.completions())
-        return [[next(completions) for _ in group.seeds] for group in groups]
+        return rows.completions()
 
 
 def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,9 +184,11 @@ class _Decoder:
         self._pads, self._visible = self._pads[keep], self._visible[keep]
 
     def _forward(self, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        # Added to the scores: attention that is written out in eager PyTorch would add a boolean mask as 0 and 1.
+        hidden = torch.finfo(self._model.dtype).min
         output = self._model(
             input_ids=tokens,
-            attention_mask=mask,
+            attention_mask=torch.zeros_like(mask, dtype=self._model.dtype).masked_fill(~mask, hidden),
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,

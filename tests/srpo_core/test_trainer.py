@@ -1,0 +1,319 @@
+"""Properties of the update. Gradients are read from the optimizer's saved first moment, which is the gradient
+itself after one step with beta1 = 0."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations, count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from srpo_core.config import UpdateSettings
+from srpo_core.policy.advantages import group_advantages
+from srpo_core.policy.batch import RolloutBatch
+from srpo_core.policy.errors import PolicyError
+from srpo_core.policy.logprobs import completion_statistics
+from srpo_core.policy.losses import clipped_loss_sums
+from srpo_core.policy.model import load_model
+from srpo_core.policy.trainer import Trainer
+
+GRADIENT: dict[str, Any] = {"beta1": 0.0, "max_grad_norm": 1e9, "learning_rate": 1e-12}
+Batches = Callable[..., RolloutBatch]
+References = Callable[..., torch.Tensor]
+Gradient = Callable[..., torch.Tensor]
+
+
+@pytest.fixture
+def gradient(tmp_path: Path, llama: Path) -> Gradient:
+    """The first moment after an update of the llama policy, flat, parameters by name."""
+    places = (tmp_path / f"after-{n}" for n in count())
+
+    def of(batch: RolloutBatch, *, seed: int = 0, temperature: float = 1.0, **settings: Any) -> torch.Tensor:
+        trainer = Trainer(llama, UpdateSettings(**{**GRADIENT, **settings}), temperature=temperature)
+        trainer.update(batch, seed=seed)
+        trainer.save(place := next(places))
+        moments = load_file(place / "optimizer.safetensors")
+        return torch.cat([moments[key].flatten() for key in sorted(moments) if key.endswith("/exp_avg")])
+
+    return of
+
+
+def by_name(model: torch.nn.Module) -> torch.Tensor:
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return torch.cat([grad.flatten() for _, grad in sorted(gradients.items()) if grad is not None])
+
+
+def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one.double() - other.double()).norm() / other.double().norm())
+
+
+def rows_of(batch: RolloutBatch, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> RolloutBatch:
+    places = np.flatnonzero(keep).tolist()
+    return RolloutBatch(
+        [batch.prompts[n] for n in places],
+        [batch.completions[n] for n in places],
+        [batch.logprobs[n] for n in places],
+        batch.rewards[places],
+        batch.groups[places],
+        batch.truncated[places],
+    )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("scale_by_std", [True, False])
+def test_the_gradient_equals_the_formulas_through_the_model_in_float64(
+    gradient: Gradient,
+    llama: Path,
+    token_logprobs: References,
+    slow_advantages: Callable[..., list[float]],
+    make_batch: Batches,
+    temperature: float,
+    scale_by_std: bool,
+) -> None:
+    batch, low, high = make_batch(seed=3), 0.2, 0.28
+    model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float64)
+    advantages = slow_advantages(batch.rewards.tolist(), batch.groups.tolist(), scale_by_std)
+    total = sum(len(c) for c, reward in zip(batch.completions, batch.rewards, strict=True) if not np.isnan(reward))
+    sides = set()
+    for row, advantage in enumerate(advantages):
+        if np.isnan(batch.rewards[row]) or batch.truncated[row]:
+            continue
+        table = token_logprobs(model, batch.prompts[row], batch.completions[row], temperature)
+        objective = torch.zeros((), dtype=torch.float64)
+        for t, token in enumerate(batch.completions[row]):
+            ratio = torch.exp(table[t, int(token)] - float(batch.logprobs[row][t]))
+            bounded = min(max(ratio.item(), 1 - low), 1 + high)
+            cut = bounded * advantage < ratio.item() * advantage
+            sides.add((cut, ratio.item() > 1, advantage > 0))
+            objective = objective + (bounded * advantage if cut else ratio * advantage)
+        if objective.requires_grad:  # else every token of it is cut
+            (-objective / total).backward()
+    assert {(True, True, True), (True, False, False), (False, True, False), (False, False, True)} <= sides
+    measured = gradient(batch, temperature=temperature, scale_by_std=scale_by_std)
+    assert relative_difference(measured, by_name(model)) < 1e-5
+
+
+def test_the_gradient_does_not_depend_on_the_micro_batches(gradient: Gradient, make_batch: Batches) -> None:
+    batch = make_batch(seed=4, n_groups=8)
+    whole = gradient(batch, micro_batch_tokens=10**6)
+    for tokens in (1, 13, 37, 100):
+        assert relative_difference(gradient(batch, micro_batch_tokens=tokens), whole) < 1e-6
+
+
+def test_skipping_rollouts_without_advantage_gives_the_gradient_of_computing_them(
+    gradient: Gradient, llama: Path, make_batch: Batches
+) -> None:
+    everything = make_batch(seed=5)
+    batch = rows_of(everything, ~np.isnan(everything.rewards))
+    advantages = group_advantages(batch.rewards, batch.groups, scale_by_std=True)
+    advantages[batch.truncated] = 0.0
+    assert (advantages == 0).sum() >= 5
+    model = load_model(llama)
+    computed = completion_statistics(
+        model, batch.prompts, batch.completions, temperature=1.0, unsampled=torch.tensor([0, 1])
+    )
+    per_token = torch.from_numpy(np.repeat(advantages, batch.completion_lengths).astype(np.float32))
+    old = torch.from_numpy(np.concatenate(batch.logprobs))
+    sums = clipped_loss_sums(computed.logprobs, old, per_token, clip_low=0.2, clip_high=0.28)
+    (sums.loss / len(old)).backward()
+    assert relative_difference(gradient(batch), by_name(model)) < 1e-6
+
+
+def test_truncated_rollouts_teach_nothing_when_masked(gradient: Gradient, make_batch: Batches) -> None:
+    batch = make_batch(seed=6)
+    garbled = list(batch.logprobs)
+    for row in np.flatnonzero(batch.truncated):
+        garbled[row] = garbled[row] - np.float32(0.05)
+    other = replace(batch, logprobs=garbled)
+    assert batch.truncated.any()
+    assert torch.equal(gradient(batch), gradient(other))
+    assert not torch.equal(gradient(batch, mask_truncated=False), gradient(other, mask_truncated=False))
+
+
+def test_a_masked_rollout_still_counts_for_its_siblings_and_in_the_denominator(
+    gradient: Gradient, make_batch: Batches
+) -> None:
+    batch = make_batch(seed=6)
+    none_cut = replace(batch, truncated=np.zeros_like(batch.truncated))
+    some = np.arange(len(batch.truncated)) % 3 == 0
+    sum_of_parts = gradient(replace(batch, truncated=some)) + gradient(replace(batch, truncated=~some))
+    assert relative_difference(sum_of_parts, gradient(none_cut)) < 1e-6
+
+
+def test_ungraded_rollouts_are_as_if_they_had_not_been(gradient: Gradient, make_batch: Batches) -> None:
+    batch = make_batch(seed=7)
+    assert np.isnan(batch.rewards).any()
+    assert torch.equal(gradient(batch), gradient(rows_of(batch, ~np.isnan(batch.rewards))))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_minibatches_share_the_groups_whole_and_each_has_its_own_denominator(
+    gradient: Gradient, make_batch: Batches, seed: int
+) -> None:
+    batch = make_batch(seed=8, n_groups=8)
+    batch = rows_of(batch, batch.groups >= 4)  # four groups with advantages
+    measured = gradient(batch, seed=seed, minibatches=2, beta1=0.5)  # g1 / 4 + g2 / 2
+    matches = []
+    for first in combinations(range(4, 8), 2):
+        chosen = np.isin(batch.groups, first)
+        expected = gradient(rows_of(batch, chosen)) / 4 + gradient(rows_of(batch, ~chosen)) / 2
+        matches.append(relative_difference(measured, expected) < 1e-5)
+    assert sum(matches) == 1
+
+
+def test_minibatches_are_drawn_from_the_seed(gradient: Gradient, make_batch: Batches) -> None:
+    batch = make_batch(seed=8, n_groups=8)
+    drawn = [gradient(batch, seed=seed, minibatches=2) for seed in (0, 0, 1, 2, 3)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert any(not torch.equal(drawn[0], other) for other in drawn[2:])
+
+
+def test_every_pass_goes_through_every_minibatch(llama: Path, make_batch: Batches) -> None:
+    batch = make_batch(seed=8, n_groups=8)
+    batch = rows_of(batch, batch.groups >= 4)
+    trainer = Trainer(llama, UpdateSettings(minibatches=2, passes=3), temperature=1.0)
+    metrics = trainer.update(batch, seed=0)
+    assert metrics["optimizer_steps"] == trainer.progress.optimizer_steps == 6
+    assert trainer.progress.version == 1
+
+
+def test_more_minibatches_than_groups_leave_some_out(llama: Path, make_batch: Batches) -> None:
+    batch = make_batch(seed=8)
+    batch = rows_of(batch, batch.groups >= 4)
+    metrics = Trainer(llama, UpdateSettings(minibatches=5), temperature=1.0).update(batch, seed=0)
+    assert metrics["optimizer_steps"] == 2
+
+
+def test_the_gradient_is_scaled_down_to_its_longest_norm_and_reported_as_it_was(
+    gradient: Gradient, llama: Path, make_batch: Batches
+) -> None:
+    batch = make_batch(seed=9)
+    norm = float(gradient(batch).norm())
+    assert float(gradient(batch, max_grad_norm=norm / 10).norm()) == pytest.approx(norm / 10, rel=1e-4)
+    metrics = Trainer(llama, UpdateSettings(max_grad_norm=norm / 10), temperature=1.0).update(batch, seed=0)
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_the_learning_rate_rises_linearly_and_stays(llama: Path, tmp_path: Path, make_batch: Batches) -> None:
+    batch = make_batch(seed=10)
+    settings = UpdateSettings(learning_rate=1e-3, warmup_steps=3, beta1=0.0, beta2=0.0)
+    trainer = Trainer(llama, settings, temperature=1.0)  # with both decays 0, a step is the learning rate's sign
+    before, steps = load_file(llama / "model.safetensors"), []
+    for n in range(5):
+        trainer.update(batch, seed=n)
+        trainer.save(tmp_path / str(n))
+        after = load_file(tmp_path / str(n) / "model.safetensors")
+        steps.append(float(np.median([float((after[name] - before[name]).abs().median()) for name in before])))
+        before = after
+    assert steps == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3, 1e-3], rel=0.01)
+
+
+def test_an_update_makes_the_better_rollouts_more_likely(llama: Path, tmp_path: Path, make_batch: Batches) -> None:
+    batch = make_batch(seed=11, noise=0.0)
+    trainer = Trainer(llama, UpdateSettings(learning_rate=1e-3), temperature=1.0)
+    trainer.update(batch, seed=0)
+    trainer.save(tmp_path)
+    advantages = group_advantages(batch.rewards, batch.groups, scale_by_std=True)
+    advantages[batch.truncated] = 0.0
+    gains = []
+    for policy in (llama, tmp_path):
+        measured = completion_statistics(
+            load_model(policy), batch.prompts, batch.completions, temperature=1.0, unsampled=torch.tensor([0, 1])
+        )
+        weighted = measured.logprobs.detach() * torch.from_numpy(np.repeat(advantages, batch.completion_lengths))
+        gains.append(float(weighted.sum()))
+    assert gains[1] > gains[0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+def test_a_gradient_that_is_not_finite_is_refused_and_the_policy_stays(
+    llama: Path, tmp_path: Path, make_batch: Batches, value: float
+) -> None:
+    batch = make_batch(seed=12)
+    trainer = Trainer(llama, UpdateSettings(learning_rate=1e-3), temperature=1.0)
+    trainer.update(batch, seed=0)
+    trainer.save(tmp_path / "before")
+    worst = int(np.flatnonzero(batch.groups == 4)[1])  # with -inf its ratio is infinite, and its advantage negative
+    broken = list(batch.logprobs)
+    broken[worst] = np.full_like(broken[worst], value)
+    with pytest.raises(PolicyError, match="version 2 is not finite"):
+        trainer.update(replace(batch, logprobs=broken), seed=1)
+    trainer.save(tmp_path / "after")
+    for name in ("model.safetensors", "optimizer.safetensors", "trainer.json"):
+        assert (tmp_path / "after" / name).read_bytes() == (tmp_path / "before" / name).read_bytes()
+
+
+@pytest.mark.parametrize("rewards", ["equal", "ungraded"])
+def test_an_update_without_any_advantage_makes_a_version_with_the_same_weights(
+    llama: Path, tmp_path: Path, make_batch: Batches, rewards: str
+) -> None:
+    batch = make_batch(seed=13)
+    nothing = replace(batch, rewards=np.full_like(batch.rewards, 1.1 if rewards == "equal" else np.nan))
+    trainer = Trainer(llama, UpdateSettings(learning_rate=1e-2, weight_decay=0.1), temperature=1.0)
+    trainer.update(batch, seed=0)
+    trainer.save(tmp_path / "one")
+    metrics = trainer.update(nothing, seed=1)
+    trainer.save(tmp_path / "two")
+    assert (metrics["optimizer_steps"], metrics["grad_norm"], metrics["frac_tokens_skipped"]) == (0.0, 0.0, 1.0)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert json.loads((tmp_path / "two" / "trainer.json").read_text()) == {"version": 2, "optimizer_steps": 1}
+
+
+def test_metrics_equal_their_definitions(
+    llama: Path, double_llama: torch.nn.Module, token_logprobs: References, make_batch: Batches
+) -> None:
+    batch = make_batch(seed=14)
+    metrics = Trainer(llama, UpdateSettings(mask_truncated=False), temperature=1.0).update(batch, seed=0)
+    graded = batch.rewards[~np.isnan(batch.rewards)]
+    advantages = group_advantages(batch.rewards, batch.groups, scale_by_std=True)
+    low, high, entropy, divergence, trained, difference, loss = 0, 0, 0.0, 0.0, 0, 0.0, 0.0
+    with torch.no_grad():
+        for row in np.flatnonzero(advantages).tolist():
+            table = token_logprobs(double_llama, batch.prompts[row], batch.completions[row], 1.0)
+            for t, token in enumerate(batch.completions[row]):
+                change = float(table[t, int(token)]) - float(batch.logprobs[row][t])
+                ratio, a = float(np.exp(change)), advantages[row]
+                low += ratio < 0.8 and a < 0
+                high += ratio > 1.28 and a > 0
+                loss -= min(ratio * a, min(max(ratio, 0.8), 1.28) * a)
+                divergence += ratio - 1 - change
+                difference = max(difference, abs(change))
+                entropy -= sum(float(p.exp() * p) for p in table[t] if p > -torch.inf)
+                trained += 1
+    graded_tokens = batch.completion_lengths[~np.isnan(batch.rewards)].sum()
+    tokens = batch.completion_lengths.sum()
+    assert metrics == pytest.approx(
+        {
+            "loss": loss / graded_tokens,
+            "reward": graded.mean(),
+            "reward_std": graded.std(),
+            "frac_reward_zero_std": 2 / 6,  # group 0, and group 3 with its one graded rollout
+            "frac_ungraded": 4 / 24,
+            "frac_tokens_skipped": 1 - trained / tokens,
+            "num_tokens": tokens,
+            "completions/mean_length": tokens / 24,
+            "completions/clipped_ratio": 1 / 24,
+            "entropy": entropy / trained,
+            "clip_ratio/low_mean": low / trained,
+            "clip_ratio/high_mean": high / trained,
+            "clip_ratio/region_mean": (low + high) / trained,
+            "sampling/approximate_kl": divergence / trained,
+            "sampling/sampling_logp_difference/max": difference,
+            "grad_norm": metrics["grad_norm"],
+            "optimizer_steps": 1,
+        },
+        rel=1e-3,
+    )
+
+
+def test_columns_of_different_lengths_are_refused(make_batch: Batches) -> None:
+    batch = make_batch()
+    with pytest.raises(ValueError, match=r"one entry per rollout.*\[23, 24\]"):
+        replace(batch, groups=batch.groups[:-1])
