@@ -12,6 +12,11 @@ Problem: {question}
 
 Solution:"""
 
+INSTRUCTION_CHAT = """\
+{question}
+
+Reason step by step between <think> and </think>, then write the final answer alone between <answer> and </answer>."""
+
 
 class TemplateError(ValueError):
     """The template and the tokenizer do not fit; the message says what to choose instead."""
@@ -38,9 +43,3 @@ def render(question: str, template: Template, tokenizer: Any) -> list[int]:
         encoding = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
         return list(encoding["input_ids"])
     raise TemplateError(f"unknown template {template!r}: choose one of {', '.join(get_args(Template))}")
-
-
-INSTRUCTION_CHAT = """\
-{question}
-
-Reason step by step between <think> and </think>, then write the final answer alone between <answer> and </answer>."""

@@ -1,0 +1,1 @@
+"""What a completion is worth, part by part."""
