@@ -1,0 +1,202 @@
+"""The `srpo` command: exit status 0 when all went well, 1 when something failed, 2 when it was used wrongly."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.prefect_server import ServerError, prefect_api, quiet_prefect
+from flows.runs import Run, RunError, UnknownRunError, create_run, newest_policy, open_run
+from srpo_core.policy.errors import PolicyError
+from srpo_core.settings_file import SettingsError, load_settings
+from storage.files import StoreError
+
+FAILED, WRONG_USE = 1, 2
+
+app = typer.Typer(
+    help="Train a language model to reason with SRPO, from a SQL history of every rollout.\n\n"
+    "A run is a directory in the store. Start one with `srpo run configs/demo.yaml`, look at it with"
+    ' `srpo status demo`, ask it anything with `srpo sql demo "SELECT ..."`, and after any interruption go on with'
+    " `srpo resume demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+StoreOption = Annotated[Path, typer.Option("--store", help="Directory that holds the runs.", envvar="SRPO_STORE")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run in the store.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Change one setting, such as update.learning_rate=1e-4. Repeatable."),
+]
+STORE = Path("runs")
+
+
+@app.command()
+def run(
+    settings: Annotated[Path, typer.Argument(metavar="SETTINGS", help="YAML file with the run's settings.")],
+    run_id: Annotated[str | None, typer.Option("--run-id", help="Name of the run. [default: the file's name]")] = None,
+    store: StoreOption = STORE,
+    changes: SetOption = None,
+) -> None:
+    """Train: base policy, stage 1 (math), stage 2 (math and code), evaluations, report.
+
+    A run that was begun with the same settings goes on from where it stands; a finished one is left as it is.
+    """
+    with _told_errors():
+        the_run = create_run(store, run_id or settings.stem, load_settings(settings, changes or []))
+        _train(the_run)
+
+
+@app.command()
+def resume(name: RunArgument, store: StoreOption = STORE) -> None:
+    """Go on with a run that was interrupted, from what it committed. It ends as if it had never stopped."""
+    with _told_errors():
+        _train(open_run(store, name))
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name of a run. [default: all]")] = None,
+    store: StoreOption = STORE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Tell where a run stands: state, stages, rollouts, tokens, time by kind of work, every evaluation."""
+    with _told_errors():
+        from flows import terminal
+        from flows.status import read_status
+
+        if name is None:
+            names = sorted(path.parent.name for path in store.glob("*/settings.yaml"))
+            every = [read_status(open_run(store, each)) for each in names]
+            terminal.print_json([each.as_dict() for each in every]) if as_json else terminal.print_runs(every)
+        elif as_json:
+            terminal.print_json(read_status(open_run(store, name)).as_dict())
+        else:
+            terminal.print_status(read_status(open_run(store, name)))
+
+
+@app.command()
+def sql(
+    target: Annotated[str, typer.Argument(metavar="RUN", help="A run of the store, or a directory of one or many.")],
+    query: Annotated[str, typer.Argument(help='One statement that reads, such as "FROM step_stats".')],
+    store: StoreOption = STORE,
+    output: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+) -> None:
+    """Ask the history anything. `SHOW TABLES` lists the views; `DESCRIBE rollouts` tells the columns of one."""
+    with _told_errors():
+        from flows import terminal
+        from storage.readonly import open_readonly
+
+        if output not in terminal.FORMATS:
+            raise RunError(f"--format {output}: choose one of {', '.join(terminal.FORMATS)}")
+        directory = Path(target) if Path(target).is_dir() else open_run(store, target).directory
+        with open_readonly(directory) as history:
+            terminal.print_rows(history.query(query), output)
+
+
+@app.command()
+def report(name: RunArgument, store: StoreOption = STORE) -> None:
+    """Write the run's report, one HTML file that needs nothing else, and say where it is."""
+    with _told_errors():
+        from flows.report import write_report
+
+        typer.echo(write_report(open_run(store, name)))
+
+
+@app.command(name="eval")
+def evaluate(
+    policy: Annotated[str, typer.Argument(metavar="POLICY", help="A run (its newest policy) or a model directory.")],
+    store: StoreOption = STORE,
+    settings: Annotated[Path, typer.Option(help="Settings file, for a model directory.")] = Path("configs/demo.yaml"),
+    changes: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Evaluate a policy on held-out problems, without training and without writing anything."""
+    with _told_errors():
+        from flows import terminal
+        from flows.heldout import evaluate_directory
+
+        if Path(policy).is_dir():
+            rows = evaluate_directory(Path(policy), load_settings(settings, changes or []))
+        else:
+            the_run = open_run(store, policy)
+            rows = evaluate_directory(newest_policy(the_run), the_run.settings)
+        terminal.print_json(rows) if as_json else terminal.print_evaluation(rows)
+
+
+@app.command()
+def base(
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where to write the model.")],
+) -> None:
+    """Make the lab's base policy anew, by supervised warm-up: the model that the package carries. Takes minutes."""
+    with _told_errors():
+        from srpo_core.problems.lab.warmup import make_base
+
+        make_base(directory)
+        typer.echo(directory)
+
+
+@app.command()
+def settings() -> None:
+    """Explain every setting: its place, its type, its default and what it does (as docs/settings.md)."""
+    from srpo_core.settings_reference import settings_reference
+
+    typer.echo(settings_reference(), nl=False)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: with a message, and resumable
+    quiet_prefect()
+    app()
+
+
+def _train(the_run: Run) -> None:
+    """Run all that is left of the run, tell how it ended, and write its report."""
+    from flows import terminal
+    from flows.status import is_finished, read_status
+
+    if is_finished(the_run):
+        typer.echo(f"run {the_run.name} is done; `srpo run` with another --run-id trains again")
+    else:
+        with the_run.locked(), prefect_api():
+            from prefect.exceptions import CancelledRun
+
+            from flows.srpo import srpo
+            from flows.stale import close_stale_flow_runs, run_tag
+
+            the_run.history.sweep()
+            close_stale_flow_runs(the_run)
+            try:
+                with run_tag(the_run):
+                    srpo(str(the_run.store), the_run.name)
+            except CancelledRun:
+                raise KeyboardInterrupt from None
+    if not the_run.report.is_file():
+        from flows.report import write_report
+
+        write_report(the_run)
+    terminal.print_status(read_status(the_run))
+
+
+@contextmanager
+def _told_errors() -> Iterator[None]:
+    """Turn what can go wrong into a message and an exit status; an interrupted run can be resumed."""
+    try:
+        yield
+    except (SettingsError, UnknownRunError) as error:
+        _fail(str(error), WRONG_USE)
+    except (RunError, StoreError, PolicyError, ServerError) as error:
+        _fail(str(error), FAILED)
+    except KeyboardInterrupt:
+        _fail("interrupted; what is committed stands, and `srpo resume` goes on from there", FAILED)
+
+
+def _fail(message: str, status: int) -> None:
+    typer.echo(f"srpo: {message}", err=True)
+    raise typer.Exit(status)

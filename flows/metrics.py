@@ -1,0 +1,36 @@
+"""Measured values of a piece of work, timed and published as rows of the metrics table."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from flows.runs import Run
+
+
+class Stopwatch:
+    """Seconds by kind of work."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, kind: str) -> Iterator[None]:
+        """Add the time of the block to `timing_s/<kind>`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            name = f"timing_s/{kind}"
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def publish_metrics(
+    run: Run, kind: str, values: Mapping[str, float], *, stage: int, epoch: int, step: int, policy_version: int
+) -> None:
+    """Record `values` of one piece of work; an earlier attempt's values stand."""
+    rows: list[dict[str, Any]] = [
+        {"step": step, "policy_version": policy_version, "kind": kind, "name": name, "value": float(value)}
+        for name, value in values.items()
+    ]
+    run.history.publish("metrics", rows, stage=stage, epoch=epoch, name=f"{kind}-{step:06d}")

@@ -1,0 +1,95 @@
+"""The plan of an epoch, read from the decisions that built it and written as such."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flows.runs import Run
+from srpo_core.problems.problem import Problem
+from srpo_core.schedule import schedule_epoch
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """What an epoch samples: the problems of each step, and the policy version it starts from."""
+
+    stage: int
+    epoch: int
+    first_version: int
+    steps: list[list[Problem]]
+
+    @property
+    def last_version(self) -> int:
+        """The policy version that the epoch's last update makes."""
+        return self.first_version + len(self.steps)
+
+    def sampled_by(self, step: int, max_staleness: int) -> int:
+        """The policy version that samples `step`: as stale as is allowed, so that sampling and updating overlap.
+
+        It is always this one, never the newest there is, so that a run is the same however fast its parts were.
+        An epoch's first steps are sampled by the version it starts from: its prompts were chosen after it.
+        """
+        return self.first_version + max(0, step - max_staleness)
+
+
+def read_plan(run: Run, stage: int, epoch: int) -> EpochPlan:
+    """The plan of a planned epoch. Raises StoreError when the epoch was not planned."""
+    history = run.history
+    planned = history.read("epochs", stage=stage, epoch=epoch, name="rows").to_pylist()[0]
+    problems = {problem.id: problem for problem in read_problems(run, "train")}
+    steps: list[list[Problem]] = [[] for _ in range(planned["steps"])]
+    decisions = history.read("decisions", stage=stage, epoch=epoch, name="rows").to_pylist()
+    kept = [decision for decision in decisions if decision["keep"]]
+    for decision in sorted(kept, key=lambda decision: (decision["step"], decision["position"])):
+        steps[decision["step"]].append(problems[decision["prompt_id"]])
+    return EpochPlan(stage, epoch, planned["first_version"], steps)
+
+
+def read_problems(run: Run, split: str) -> list[Problem]:
+    """The run's problems of one split, `train` or `heldout`."""
+    rows = run.history.read("prompts", stage=0, epoch=0, name="rows").to_pylist()
+    fields = ("domain", "difficulty", "question", "answer", "source")
+    return [Problem(**{field: row[field] for field in fields}) for row in rows if row["split"] == split]
+
+
+def publish_plan(
+    run: Run, stage: int, epoch: int, decisions: Sequence[Mapping[str, Any]], *, first_version: int, selector: str
+) -> None:
+    """Record what was decided about every candidate prompt and, after that, the epoch that follows from it.
+
+    A decision has the columns of the decisions table but for selector, step and position. An epoch of no prompts
+    gets its decisions alone.
+    """
+    settings = run.settings
+    kept = [decision["prompt_id"] for decision in decisions if decision["keep"]]
+    steps = schedule_epoch(
+        kept,
+        prompts_per_step=settings.rollout.prompts_per_step,
+        run_seed=settings.seed,
+        stage=stage,
+        epoch=epoch,
+    )
+    places = {prompt_id: (step, place) for step, ids in enumerate(steps) for place, prompt_id in enumerate(ids)}
+    rows = []
+    for decision in decisions:
+        step, place = places.get(decision["prompt_id"], (None, None))
+        rows.append({**decision, "selector": selector, "step": step, "position": place})
+    run.history.publish("decisions", rows, stage=stage, epoch=epoch)
+    if steps:
+        plan = {"prompts": len(kept), "steps": len(steps), "first_version": first_version, "selector": selector}
+        run.history.publish("epochs", [plan], stage=stage, epoch=epoch)
+
+
+def new_prompt(problem: Problem, reason: str) -> dict[str, Any]:
+    """The decision to sample a prompt that no epoch has visited."""
+    return {
+        "prompt_id": problem.id,
+        "domain": problem.domain,
+        "difficulty": problem.difficulty,
+        "keep": True,
+        "bucket": "new",
+        "reason": reason,
+        "graded": 0,
+        "correct": 0,
+        "pass_rate": None,
+    }

@@ -1,0 +1,40 @@
+"""Publishing policy versions, and dropping those that nobody needs any more.
+
+Publishing has two phases: the checkpoint's directory appears whole under its final name, then the row that names it
+appears in the policies table. A kill between them leaves a whole checkpoint, which the next attempt takes as it is.
+"""
+
+from flows.plan import EpochPlan
+from flows.runs import Run, policy_path
+from srpo_core.policy.checkpoints import model_checksum
+from storage.files import remove_directory
+
+
+def is_published(run: Run, plan: EpochPlan, version: int) -> bool:
+    """Whether a version of this epoch is published; the one that the epoch starts from always is."""
+    name = _row_name(version)
+    return version == plan.first_version or run.history.has("policies", stage=plan.stage, epoch=plan.epoch, name=name)
+
+
+def publish_row(run: Run, version: int, *, stage: int, epoch: int, step: int) -> None:
+    """Second phase: the row that names the checkpoint, from which on it counts as published."""
+    row = {
+        "version": version,
+        "step": step,
+        "path": policy_path(version),
+        "sha256": model_checksum(run.policy(version)),
+    }
+    run.history.publish("policies", [row], stage=stage, epoch=epoch, name=_row_name(version))
+
+
+def prune(run: Run, newest: int) -> None:
+    """Remove versions older than the newest `keep_policies`, but for those that an epoch began or ended with."""
+    boundaries = set(run.history.read("epochs")["first_version"].to_pylist())
+    for path in (run.directory / "policies").glob("version-*"):
+        version = int(path.name.removeprefix("version-"))
+        if version <= newest - run.settings.keep_policies and version not in boundaries:
+            remove_directory(path, run.history.tmp_root)
+
+
+def _row_name(version: int) -> str:
+    return f"version-{version:06d}"

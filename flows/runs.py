@@ -1,0 +1,138 @@
+"""A run on disk: its directory, its settings, its history and its policies.
+
+STORE/<run>/settings.yaml      every setting, as the run began
+STORE/<run>/policies/          published policy versions
+STORE/<run>/data, index, ...   the history, laid out by `storage`
+"""
+
+import fcntl
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from srpo_core.config import Settings
+from srpo_core.settings_file import dump_settings, load_settings
+from storage.files import publish_file
+from storage.history import RunHistory
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class RunError(Exception):
+    """A run that cannot be used as asked; the message says what to do."""
+
+
+class UnknownRunError(RunError):
+    """There is no such run in the store."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a store."""
+
+    store: Path
+    name: str
+
+    @property
+    def directory(self) -> Path:
+        """Where everything of the run lies."""
+        return self.store / self.name
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings that the run began with. Raises SettingsError when the file was damaged."""
+        return load_settings(self.directory / "settings.yaml")
+
+    @cached_property
+    def history(self) -> RunHistory:
+        """The run's committed history."""
+        return RunHistory(self.directory, self.name)
+
+    @property
+    def report(self) -> Path:
+        """The run's report, a single HTML file."""
+        return self.directory / "report.html"
+
+    def policy(self, version: int) -> Path:
+        """The directory of a policy version."""
+        return self.directory / policy_path(version)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; the lock goes with the process, however it ends.
+
+        Raises RunError when another process holds it.
+        """
+        with (self.directory / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(f"run {self.name} is held by another process; wait for it or stop it") from error
+            yield
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether some process is working on the run."""
+        try:
+            with self.locked():
+                return False
+        except RunError:
+            return True
+
+
+def policy_path(version: int) -> str:
+    """Where a policy version lies, relative to the run's directory."""
+    return f"policies/version-{version:06d}"
+
+
+def open_run(store: Path, name: str) -> Run:
+    """The run `name` of `store`. Raises UnknownRunError, naming the runs that there are."""
+    run = Run(store, name)
+    if not RUN_NAME.fullmatch(name) or not (run.directory / "settings.yaml").is_file():
+        known = sorted(path.parent.name for path in store.glob("*/settings.yaml"))
+        there = f"it has {', '.join(known)}" if known else "it has none yet"
+        raise UnknownRunError(f"there is no run {name!r} in {store}: {there}; `srpo run` starts one")
+    return run
+
+
+def newest_policy(run: Run) -> Path:
+    """The directory of the newest published policy version. Raises RunError before there is one."""
+    versions = run.history.read("policies")["version"].to_pylist()
+    if not versions:
+        raise RunError(f"run {run.name} has no policy yet: start it with `srpo resume {run.name}`")
+    return run.policy(max(versions))
+
+
+def create_run(store: Path, name: str, settings: Settings) -> Run:
+    """The run `name` of `store`, begun with `settings`; a run that began with the same settings is taken as it is.
+
+    Raises RunError for a name that cannot be a directory and for a run that began with other settings.
+    """
+    if not RUN_NAME.fullmatch(name):
+        raise RunError(f"{name!r} cannot name a run: use letters, digits, '.', '_' and '-', at most 64 of them")
+    run = Run(store, name)
+    text = dump_settings(settings)
+    run.history.create()
+
+    def write(path: Path) -> None:
+        path.write_text(text, encoding="utf-8")
+
+    publish_file(run.directory / "settings.yaml", run.history.tmp_root, write)
+    if run.settings != settings:
+        changed = ", ".join(_differences(run.settings.model_dump(), settings.model_dump()))
+        raise RunError(
+            f"run {name} began with other settings ({changed}): choose another --run-id, or `srpo resume {name}`"
+        )
+    return run
+
+
+def _differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> Iterator[str]:
+    for field, value in old.items():
+        other = new[field]
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from _differences(value, other, f"{prefix}{field}.")
+        elif value != other:
+            yield f"{prefix}{field}: {value!r} then, {other!r} now"

@@ -1,0 +1,100 @@
+"""Where a run stands, read from what it committed."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from flows.runs import Run
+from flows.stages import MATH, MATH_AND_CODE
+
+State = Literal["running", "stopped", "finished"]
+
+# Kinds of work in the order they are told; what an epoch's wall time holds beside them is orchestration.
+_KINDS = ("generate", "grade", "update", "evaluate", "load", "store", "checkpoint")
+
+_TOTALS = """
+    SELECT stage, count(DISTINCT epoch) AS epochs, count(DISTINCT (epoch, step)) AS steps, count(*) AS rollouts,
+           sum(completion_tokens)::BIGINT AS tokens
+    FROM rollouts GROUP BY stage ORDER BY stage
+"""
+_SECONDS = "SELECT name, sum(value) AS seconds FROM metrics WHERE name LIKE 'timing_s/%' GROUP BY name"
+_TRANSITIONS = "SELECT stage, epoch, decision, reason FROM transitions ORDER BY stage, epoch"
+_EVALUATIONS = """
+    SELECT stage, after, domain, difficulty AS class, n, pass_at_1, low, high
+    FROM evaluations ORDER BY stage, after, domain NULLS FIRST, difficulty NULLS FIRST
+"""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands.
+
+    `stages` has epochs, steps, rollouts and tokens so far and, once it has ended, why. `seconds` is by kind of work.
+    `evaluations` are {stage, after, domain, class, n, pass_at_1, low, high}; null means all domains or classes;
+    `after` counts finished epochs of the stage, and stage 0 is the base policy.
+    """
+
+    run: str
+    state: State
+    stages: list[dict[str, Any]]
+    rollouts: int
+    tokens: int
+    policy_versions: int
+    seconds: dict[str, float]
+    evaluations: list[dict[str, Any]]
+    history: str
+    report: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data, for JSON."""
+        return asdict(self)
+
+
+def read_status(run: Run) -> Status:
+    """The status of a run, from its committed history."""
+    history = run.history
+    totals = {row["stage"]: row for row in history.sql(_TOTALS).to_pylist()}
+    transitions = history.sql(_TRANSITIONS).to_pylist()
+    stages = []
+    for stage in (MATH, MATH_AND_CODE):
+        if history.has("epochs", stage=stage, epoch=0):
+            done = totals.get(stage, {"epochs": 0, "steps": 0, "rollouts": 0, "tokens": 0})
+            ended = [row for row in transitions if row["stage"] == stage and row["decision"] != "continue"]
+            reason = ended[0]["reason"] if ended else None
+            stages.append({**done, "stage": stage, "ended": reason})
+    versions = history.sql("SELECT count(*) AS n FROM policies WHERE version > 0").to_pylist()[0]["n"]
+    return Status(
+        run=run.name,
+        state=_state(run),
+        stages=stages,
+        rollouts=sum(stage["rollouts"] for stage in stages),
+        tokens=sum(stage["tokens"] for stage in stages),
+        policy_versions=versions,
+        seconds=_seconds(run),
+        evaluations=history.sql(_EVALUATIONS).to_pylist(),
+        history=str(run.directory),
+        report=str(run.report) if run.report.is_file() else None,
+    )
+
+
+def is_finished(run: Run) -> bool:
+    """Whether nothing of the run is left to do but its report."""
+    history = run.history
+    last = history.sql(
+        "SELECT epoch FROM transitions WHERE stage = $stage AND decision = 'finish'", {"stage": MATH_AND_CODE}
+    ).to_pylist()
+    return bool(last) and history.has("evaluations", stage=MATH_AND_CODE, epoch=last[0]["epoch"] + 1)
+
+
+def _state(run: Run) -> State:
+    if is_finished(run):
+        return "finished"
+    return "running" if run.is_locked else "stopped"
+
+
+def _seconds(run: Run) -> dict[str, float]:
+    measured = {row["name"].removeprefix("timing_s/"): row["seconds"] for row in run.history.sql(_SECONDS).to_pylist()}
+    seconds = {kind: measured[kind] for kind in _KINDS if kind in measured}
+    if "wall" in measured:
+        seconds["orchestration"] = max(0.0, measured["wall"] - sum(seconds.values()))
+        seconds["wall"] = measured["wall"]
+    return {kind: round(value, 3) for kind, value in seconds.items()}

@@ -1,0 +1,97 @@
+"""What the commands print: tables for people, JSON and CSV for programs."""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from flows.status import Status
+
+FORMATS = ("table", "csv", "json")
+# Into a pipe or a file, rows are as wide as they are: cut columns would be lost.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+
+
+def print_json(value: Any) -> None:
+    """`value` as indented JSON."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def print_rows(rows: pa.Table, output: str) -> None:
+    """The rows of a query as a table, CSV or JSON."""
+    if output == "json":
+        print_json(rows.to_pylist())
+    elif output == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow(rows.column_names)
+        writer.writerows(row.values() for row in rows.to_pylist())
+    else:
+        table = Table(*rows.column_names)
+        for row in rows.to_pylist():
+            table.add_row(*[_told(value) for value in row.values()])
+        console.print(table)
+        console.print(f"{rows.num_rows} rows")
+
+
+def print_runs(runs: Sequence[Status]) -> None:
+    """One line per run."""
+    table = Table("run", "state", "updates", "rollouts", "newest pass@1")
+    for status in runs:
+        newest = [row for row in status.evaluations if row["domain"] is None and row["class"] is None][-1:]
+        score = _interval(newest[0]) if newest else "-"
+        table.add_row(status.run, status.state, str(status.policy_versions), f"{status.rollouts:,}", score)
+    console.print(table)
+
+
+def print_status(status: Status) -> None:
+    """Where a run stands, with its table of evaluations."""
+    console.print(f"run {status.run}: {status.state}")
+    for stage in status.stages:
+        ended = f"; ended: {stage['ended']}" if stage["ended"] else ""
+        console.print(
+            f"  stage {stage['stage']}: {stage['epochs']} epochs, {stage['steps']} steps, "
+            f"{stage['rollouts']:,} rollouts, {stage['tokens']:,} tokens{ended}"
+        )
+    if status.evaluations:
+        console.print(evaluation_table(status))
+    if status.seconds:
+        console.print("seconds: " + ", ".join(f"{kind} {value:.1f}" for kind, value in status.seconds.items()))
+    console.print(f'history: {status.history}   (srpo sql {status.run} "SHOW TABLES")')
+    console.print(f"report:  {status.report or f'not written yet (srpo report {status.run})'}")
+
+
+def evaluation_table(status: Status) -> Table:
+    """Held-out pass@1 with interval, by domain and class: of the base, and after each stage so far."""
+    last = {row["stage"]: row["after"] for row in status.evaluations}
+    table = Table("domain", "class", *["base" if stage == 0 else f"after stage {stage}" for stage in last])
+    cells: dict[tuple[Any, Any], dict[int, str]] = {}
+    for row in status.evaluations:
+        if row["after"] == last[row["stage"]]:
+            cells.setdefault((row["domain"], row["class"]), {})[row["stage"]] = _interval(row)
+    for (domain, difficulty), by_stage in cells.items():
+        table.add_row(domain or "all", str(difficulty or "all"), *[by_stage.get(stage, "-") for stage in last])
+    return table
+
+
+def print_evaluation(rows: Sequence[Mapping[str, Any]]) -> None:
+    """pass@1 of one policy by domain and class."""
+    table = Table("domain", "class", "problems", "pass@1", "mean tokens", "truncated")
+    for row in rows:
+        where = (row["domain"] or "all", str(row["difficulty"] or "all"), str(row["n"]))
+        table.add_row(*where, _interval(row), f"{row['mean_tokens']:.1f}", f"{row['truncated']:.1%}")
+    console.print(table)
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f"{row['pass_at_1']:.3f} ({row['low']:.2f}-{row['high']:.2f})"
+
+
+def _told(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

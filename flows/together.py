@@ -1,0 +1,93 @@
+"""How stages that run at the same time keep company: they start in turn, and when one must stop, all do."""
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+POLL_SECONDS = 0.01
+GRACE_SECONDS = 30.0
+
+
+class StageStoppedError(Exception):
+    """The stage was asked to stop; what it committed stands, and the run can be resumed."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped; `srpo resume` goes on from what is committed")
+
+
+@dataclass
+class Company:
+    """What stages that run at the same time have in common."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Event = field(default_factory=threading.Event)
+    errors: list[BaseException] = field(default_factory=list)
+
+
+# Contexts that are copied for a stage's thread hold the same object.
+_COMPANY: ContextVar[Company | None] = ContextVar("company", default=None)
+
+
+def stage_begins() -> None:
+    """Tell the company that this stage's flow run has begun."""
+    company = _COMPANY.get()
+    if company is not None:
+        company.begun.set()
+
+
+def check_stop() -> None:
+    """Raise StageStoppedError when the company is stopping."""
+    company = _COMPANY.get()
+    if company is not None and company.stop.is_set():
+        raise StageStoppedError
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
+    """Return once `ready()`, which looks at what is committed. Raises StageStoppedError when the company stops."""
+    while not ready():
+        check_stop()
+        time.sleep(POLL_SECONDS)
+
+
+def run_together(*stages: Callable[[], object]) -> None:
+    """Run stages at the same time, each in a thread and a child flow run of the present one.
+
+    When one fails, or this thread is interrupted, the others stop at their next step. Raises what the first raised.
+    They begin one after the other: flow runs that begin at the same moment collide in Prefect's SQLite database,
+    which costs seconds.
+    """
+    company = Company()
+    token = _COMPANY.set(company)
+    ended: list[threading.Event] = []
+
+    def run(stage: Callable[[], object], end: threading.Event) -> None:
+        try:
+            stage()
+        except BaseException as error:
+            company.errors.append(error)
+            company.stop.set()
+        finally:
+            company.begun.set()
+            end.set()
+
+    try:
+        for stage in stages:
+            company.begun.clear()
+            ended.append(threading.Event())
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=(run, stage, ended[-1]), daemon=True).start()
+            company.begun.wait()
+        # Events, not Thread.join: a join that a signal interrupts takes the thread for ended (Python 3.11).
+        for end in ended:
+            end.wait()
+    finally:
+        company.stop.set()  # all have ended, or must
+        deadline = time.monotonic() + GRACE_SECONDS
+        for end in ended:
+            end.wait(max(0.0, deadline - time.monotonic()))
+        _COMPANY.reset(token)
+    if company.errors:
+        raise company.errors[0]

@@ -1,0 +1,109 @@
+"""Learning: the updates of one epoch, each from the rollouts of one committed step."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from prefect import State, flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled
+
+from flows.metrics import Stopwatch, publish_metrics
+from flows.plan import EpochPlan, read_plan
+from flows.policies import is_published, prune, publish_row
+from flows.progress import announce_step
+from flows.rows import training_batch
+from flows.runs import Run, RunError, open_run
+from flows.together import StageStoppedError, check_stop, stage_begins, wait_until
+from srpo_core.policy.trainer import Trainer
+from srpo_core.seeds import derive_seed
+from storage.files import publish_directory, temporary_directory
+
+
+@flow(name="update", flow_run_name="{run} · stage {stage} · epoch {epoch} · update")
+def update(store: str, run: str, stage: int, epoch: int) -> State | None:
+    """Make every policy version of the epoch that is not published yet, in order."""
+    stage_begins()
+    try:
+        EpochUpdates(open_run(Path(store), run), stage, epoch).make_missing_versions()
+    except StageStoppedError as stopped:
+        return Cancelled(message=str(stopped))
+    return None
+
+
+class EpochUpdates:
+    """The updates of one epoch. The trainer stays in memory from step to step."""
+
+    def __init__(self, run: Run, stage: int, epoch: int) -> None:
+        torch.set_num_threads(run.settings.policy.threads)
+        self._run = run
+        self._plan: EpochPlan = read_plan(run, stage, epoch)
+        self._trainer: Trainer | None = None
+
+    def make_missing_versions(self) -> None:
+        """Every version that is not published, in order."""
+        plan = self._plan
+        for step in range(len(plan.steps)):
+            if not is_published(self._run, plan, plan.first_version + step + 1):
+                check_stop()
+                wait_until(partial(self._run.history.is_committed, plan.stage, plan.epoch, step))
+                update_step(self, step)
+
+    def update_step(self, step: int) -> None:
+        """Make the version that follows from one committed step, and publish it."""
+        run, plan = self._run, self._plan
+        version = plan.first_version + step + 1
+        # A checkpoint without its row was published by an attempt that was killed between the two phases.
+        if not run.policy(version).is_dir():
+            self._learn(step, version)
+        publish_row(run, version, stage=plan.stage, epoch=plan.epoch, step=step)
+        prune(run, version)
+        announce_step(run, plan, step)
+
+    def _learn(self, step: int, version: int) -> None:
+        """Learn from one step and publish the checkpoint, its metrics before it: nothing is made after a kill."""
+        run, plan, stopwatch = self._run, self._plan, Stopwatch()
+        with stopwatch.measure("load"):
+            trainer = self._trainer_at(version - 1)
+        with stopwatch.measure("store"):
+            rows = run.history.read_step(plan.stage, plan.epoch, step)
+            self._check_staleness(rows["policy_version"].to_pylist(), version - 1)
+        with stopwatch.measure("update"):
+            seed = derive_seed(run.settings.seed, "update", plan.stage, plan.epoch, step)
+            metrics = trainer.update(training_batch(rows), seed=seed)
+        with temporary_directory(run.history.tmp_root) as directory:
+            with stopwatch.measure("checkpoint"):
+                trainer.save(directory)
+            values = metrics | stopwatch.seconds
+            publish_metrics(
+                run, "update", values, stage=plan.stage, epoch=plan.epoch, step=step, policy_version=version
+            )
+            publish_directory(directory, run.policy(version))
+        self._trainer = trainer
+
+    def _trainer_at(self, version: int) -> Trainer:
+        """The trainer at `version`: the one in memory, which an update that fails must not be taken from again."""
+        trainer, self._trainer = self._trainer, None
+        if trainer is not None and trainer.progress.version == version:
+            return trainer
+        settings = self._run.settings
+        return Trainer(
+            self._run.policy(version),
+            settings.update,
+            temperature=settings.rollout.temperature,
+            device=settings.policy.device,
+        )
+
+    def _check_staleness(self, sampled_by: list[int], version: int) -> None:
+        staleness = version - min(sampled_by)
+        if staleness > self._run.settings.rollout.max_staleness:
+            raise RunError(
+                f"rollouts sampled by policy version {min(sampled_by)} are {staleness} versions behind version "
+                f"{version}, more than rollout.max_staleness allows; the step was not learned from"
+            )
+
+
+@task(name="update step", task_run_name="step {step}", cache_policy=NO_CACHE)
+def update_step(updates: EpochUpdates, step: int) -> None:
+    """One update as a task run of its own."""
+    updates.update_step(step)

@@ -1,0 +1,10 @@
+"""Print every flow run that the Prefect server knows: its name and its state."""
+
+from prefect.client.orchestration import get_client
+
+with get_client(sync_client=True) as client:
+    offset = 0
+    while page := client.read_flow_runs(limit=200, offset=offset):
+        for flow_run in page:
+            print(flow_run.name, flow_run.state.name if flow_run.state else "")
+        offset += len(page)

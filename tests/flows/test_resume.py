@@ -1,0 +1,92 @@
+"""A run that is killed at any moment and resumed ends like one that was not."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline_process import HERE, TINY, Pipeline, UndisturbedRun
+
+from flows.runs import Run, open_run
+from storage.tables import TABLES
+
+# In the order in which a run comes by them; the number says how often the moment comes before the kill.
+KILLS = [
+    ("in the middle of a shard", 2),
+    ("between shards and index", 2),
+    ("in the update", 1),
+    ("before the checkpoint is published", 1),
+    ("between the checkpoint's two phases", 1),
+    ("in resampling", 1),
+    ("between decisions and plan", 1),
+    ("in an evaluation", 1),
+    ("while pruning", 1),
+    ("at the transition", 1),
+]
+
+
+def tables(run: Run) -> dict[str, list[Any]]:
+    """Every row of every table, but for measured times."""
+    history = run.history
+    every = {name: history.read(name).to_pylist() for name in TABLES if name != "rollouts"}
+    every["metrics"] = [row for row in every["metrics"] if not row["name"].startswith("timing_s/")]
+    every["rollouts"] = history.sql("FROM trajectories ORDER BY stage, epoch, step, position").to_pylist()
+    return every
+
+
+def policies(run: Run) -> dict[str, bytes]:
+    """Every file of every policy version that is kept."""
+    root = run.directory / "policies"
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def assert_same_run(one: Run, other: Run) -> None:
+    mine, theirs = tables(one), tables(other)
+    for name in mine:
+        assert mine[name] == theirs[name], f"table {name} differs"
+    assert policies(one) == policies(other)
+
+
+def run_killed(pipeline: Pipeline, store: Path, *kills: tuple[str, int]) -> None:
+    """Start a run in `store` and kill it, go on and kill it again, once for each of `kills`."""
+    first = ("run", TINY, "--store", store)
+    following = ("resume", "tiny", "--store", store)
+    done = pipeline.python(HERE / "killed_run.py", json.dumps(kills), *first, "--", *following)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_run_killed_at_every_kind_of_moment_ends_like_an_undisturbed_one(
+    pipeline: Pipeline, undisturbed: UndisturbedRun, tmp_path: Path
+) -> None:
+    run_killed(pipeline, tmp_path, *KILLS)
+    resumed = pipeline.srpo("resume", "tiny", "--store", tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(open_run(tmp_path, "tiny"), open_run(undisturbed.store, "tiny"))
+
+
+def test_a_killed_and_moved_run_goes_on_and_its_temporaries_are_swept(
+    pipeline: Pipeline, undisturbed: UndisturbedRun, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_killed(pipeline, first, ("in the middle of a shard", 4))
+    assert list((first / "tiny" / "_tmp").iterdir())
+    shutil.move(first, second)
+    resumed = pipeline.srpo("resume", "tiny", "--store", second)
+    assert resumed.returncode == 0, resumed.stderr
+    assert not list((second / "tiny" / "_tmp").iterdir())
+    assert_same_run(open_run(second, "tiny"), open_run(undisturbed.store, "tiny"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
+    pipeline: Pipeline, undisturbed: UndisturbedRun, tmp_path: Path, number: signal.Signals
+) -> None:
+    interrupted = pipeline.python(HERE / "interrupted_run.py", str(int(number)), "run", TINY, "--store", tmp_path)
+    assert interrupted.returncode == 1
+    assert "srpo resume" in interrupted.stderr
+    assert "Traceback" not in interrupted.stderr
+    resumed = pipeline.srpo("resume", "tiny", "--store", tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(open_run(tmp_path, "tiny"), open_run(undisturbed.store, "tiny"))
