@@ -14,8 +14,7 @@ def run_problems(settings: Settings) -> tuple[list[Problem], list[Problem]]:
     cells = [(domain, difficulty) for domain in DOMAINS for difficulty in range(1, MAX_DIFFICULTY + 1)]
     sizes = settings.problems
     try:
-        train_sizes = {cell: sizes.train_easy if cell[1] <= 2 else sizes.train_hard for cell in cells}
-        train = lab_problems("train", train_sizes, settings.seed)
+        train = lab_problems("train", dict.fromkeys(cells, sizes.train), settings.seed)
         heldout = lab_problems("heldout", dict.fromkeys(cells, sizes.heldout), settings.seed)
     except ValueError as error:
         raise RunError(f"problems: {error}") from error

@@ -35,7 +35,8 @@ class StageDecision:
 def decide_stage(run: Run, stage: int, epoch: int) -> str:
     """Record whether the stage goes on after `epoch`; gives `continue`, `switch` or `finish`.
 
-    A stage ends when it has nothing left to sample, at its step limit, and, stage 1, when the accuracy is flat.
+    A stage ends when the prompts that are left do not fill a step (a policy that goes on learning from a handful
+    forgets the rest), at its step limit, and, stage 1, when the accuracy is flat.
     """
     if not run.history.has("transitions", stage=stage, epoch=epoch):
         decision = _decide(run, stage, epoch)
@@ -58,14 +59,16 @@ def _decide(run: Run, stage: int, epoch: int) -> StageDecision:
     def decided(decision: str, reason: str) -> StageDecision:
         return StageDecision(decision, reason, slope, gain, window, steps)
 
-    if not run.history.has("epochs", stage=stage, epoch=epoch + 1):
-        return decided(end, "every prompt was solved every time: nothing is left to learn from")
+    decisions = run.history.read("decisions", stage=stage, epoch=epoch + 1, name="rows").to_pylist()
+    left, needed = sum(row["keep"] for row in decisions), run.settings.rollout.prompts_per_step
+    if left < needed:
+        return decided(end, f"{left} prompts are left to learn from, fewer than one step's {needed}")
     if steps >= limit:
         return decided(end, f"the step limit of {limit} is reached ({steps} steps)")
     if stage == MATH and gain is not None and gain < min_gain:
         return decided(end, f"the math accuracy is flat: {gain:+.3f} over {window} steps, less than {min_gain}")
-    told = "too few steps to tell whether it is flat" if gain is None else f"{gain:+.3f} over {window} steps"
-    return decided("continue", f"{steps} of at most {limit} steps; accuracy {told}")
+    told = f"accuracy {gain:+.3f} over {window} steps" if gain is not None else f"fewer than the {window} of a window"
+    return decided("continue", f"{steps} of at most {limit} steps; {told}")
 
 
 @flow(name="transition", flow_run_name="{run} · stage 1 to stage 2, after epoch {epoch} · transition")

@@ -33,12 +33,10 @@ class ProblemSettings(_Section):
 
     source: Literal["lab"] = "lab"
     """The data set. `lab` is the procedural world of docs/lab.md."""
-    train_easy: PositiveInt = 106
-    """Training problems of difficulties 1 and 2 each, per domain."""
-    train_hard: PositiveInt = 29
-    """Training problems of difficulties 3 to 8 each, per domain."""
+    train: PositiveInt = 80
+    """Training problems per difficulty and domain."""
     heldout: PositiveInt = 60
-    """Held-out problems per difficulty and domain; by content, none of them is ever trained on."""
+    """Held-out problems per difficulty and domain. None of them is ever trained on, by content."""
     template: Literal["plain", "think_answer", "chat"] = "plain"
     """How a question becomes a prompt: as it is, with instructions for the tags, or by the chat template."""
 

@@ -40,8 +40,10 @@ def save(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
 ) -> None:
-    """Write a whole checkpoint into `directory`, which the caller publishes."""
-    model.save_pretrained(directory)
+    """Write a whole checkpoint into `directory`, which the caller publishes.
+
+    Raises PolicyError, or OSError, when there is no room for it or it may not be written.
+    """
     tokenizer.save_pretrained(directory)
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     moments = {
@@ -49,7 +51,11 @@ def save(
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }
-    save_file(moments, directory / OPTIMIZER_FILE)
+    try:
+        model.save_pretrained(directory)
+        save_file(moments, directory / OPTIMIZER_FILE)
+    except SafetensorError as error:
+        raise PolicyError(f"{directory}: the checkpoint was not written ({error}): make room and resume") from error
     (directory / PROGRESS_FILE).write_text(json.dumps(asdict(progress)) + "\n")
 
 

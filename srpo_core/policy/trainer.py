@@ -32,8 +32,8 @@ class Trainer:
         """
         self._settings = settings
         self._temperature = temperature
-        self._tokenizer = load_tokenizer(checkpoint)
         self._model = load_model(checkpoint, device=device)
+        self._tokenizer = load_tokenizer(checkpoint)
         self._unsampled = torch.tensor(unsampled_token_ids(self._tokenizer), dtype=torch.long, device=device)
         self._optimizer = torch.optim.AdamW(
             self._model.parameters(),
