@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.prefect_server import ServerError, prefect_api, quiet_prefect
-from flows.runs import Run, RunError, UnknownRunError, create_run, newest_policy, open_run
+from flows.runs import Run, RunError, WrongUseError, create_run, newest_policy, open_run
 from srpo_core.policy.errors import PolicyError
 from srpo_core.settings_file import SettingsError, load_settings
 from storage.files import StoreError
@@ -93,7 +93,7 @@ def sql(
         from storage.readonly import open_readonly
 
         if output not in terminal.FORMATS:
-            raise RunError(f"--format {output}: choose one of {', '.join(terminal.FORMATS)}")
+            raise WrongUseError(f"--format {output}: choose one of {', '.join(terminal.FORMATS)}")
         directory = Path(target) if Path(target).is_dir() else open_run(store, target).directory
         with open_readonly(directory) as history:
             terminal.print_rows(history.query(query), output)
@@ -170,6 +170,7 @@ def _train(the_run: Run) -> None:
             from flows.srpo import srpo
             from flows.stale import close_stale_flow_runs, run_tag
 
+            the_run.history.create()  # its catalog has absolute paths, and the run may have been moved
             the_run.history.sweep()
             close_stale_flow_runs(the_run)
             try:
@@ -189,7 +190,7 @@ def _told_errors() -> Iterator[None]:
     """Turn what can go wrong into a message and an exit status; an interrupted run can be resumed."""
     try:
         yield
-    except (SettingsError, UnknownRunError) as error:
+    except (SettingsError, WrongUseError) as error:
         _fail(str(error), WRONG_USE)
     except (RunError, StoreError, PolicyError, ServerError) as error:
         _fail(str(error), FAILED)

@@ -9,6 +9,7 @@ from flows.artifacts import publish_table
 from flows.heldout import sample_heldout, summarise
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import read_problems
+from flows.policies import checked_policy
 from flows.progress import announce_evaluation
 from flows.rows import rollout_row
 from flows.runs import Run, open_run
@@ -31,7 +32,7 @@ def evaluate_policy(run: Run, stage: int, after: int, version: int) -> None:
     """Sample, grade and record; the summary is published last and makes the evaluation complete."""
     settings, history, stopwatch = run.settings, run.history, Stopwatch()
     sampler = Sampler(settings)
-    sampler.load(run.policy(version))
+    sampler.load(checked_policy(run, version))
     graded = sample_heldout(sampler, settings, read_problems(run, "heldout"), stopwatch)
     with stopwatch.measure("store"):
         rows = [rollout_row(rollout, grade, policy_version=version) for rollout, grade in graded]

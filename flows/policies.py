@@ -4,9 +4,11 @@ Publishing has two phases: the checkpoint's directory appears whole under its fi
 appears in the policies table. A kill between them leaves a whole checkpoint, which the next attempt takes as it is.
 """
 
+from pathlib import Path
+
 from flows.plan import EpochPlan
-from flows.runs import Run, policy_path
-from srpo_core.policy.checkpoints import model_checksum
+from flows.runs import Run, RunError, policy_path
+from srpo_core.policy.checkpoints import MODEL_FILE, model_checksum
 from storage.files import remove_directory
 
 
@@ -14,6 +16,18 @@ def is_published(run: Run, plan: EpochPlan, version: int) -> bool:
     """Whether a version of this epoch is published; the one that the epoch starts from always is."""
     name = _row_name(version)
     return version == plan.first_version or run.history.has("policies", stage=plan.stage, epoch=plan.epoch, name=name)
+
+
+def checked_policy(run: Run, version: int) -> Path:
+    """The directory of a published version, its weights compared with the checksum that was published.
+
+    Raises RunError when they differ, PolicyError when they cannot be read.
+    """
+    (row,) = run.history.read("policies", name=_row_name(version)).to_pylist()
+    directory = run.policy(version)
+    if model_checksum(directory) != row["sha256"]:
+        raise RunError(f"{directory / MODEL_FILE} is not what was published: put a good copy back and resume")
+    return directory
 
 
 def publish_row(run: Run, version: int, *, stage: int, epoch: int, step: int) -> None:

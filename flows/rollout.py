@@ -8,7 +8,7 @@ from prefect.states import Cancelled
 
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, read_plan
-from flows.policies import is_published
+from flows.policies import checked_policy, is_published
 from flows.rows import GradedRollout, shard_table
 from flows.runs import Run, open_run
 from flows.sampler import Sampler
@@ -56,7 +56,7 @@ class EpochSampling:
         for shard, shard_problems in enumerate(shards):
             if not history.has_shard(plan.stage, plan.epoch, step, shard):
                 with stopwatch.measure("load"):
-                    self._sampler.load(self._run.policy(version))
+                    self._sampler.load(checked_policy(self._run, version))
                 graded = self._sample(step, shard_problems, stopwatch)
                 with stopwatch.measure("store"):
                     first_position = shard * shard_size * settings.rollout.group_size

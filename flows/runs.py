@@ -25,8 +25,8 @@ class RunError(Exception):
     """A run that cannot be used as asked; the message says what to do."""
 
 
-class UnknownRunError(RunError):
-    """There is no such run in the store."""
+class WrongUseError(RunError):
+    """What was asked for cannot be, such as a run that is not there; the message says what can."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ def policy_path(version: int) -> str:
 
 
 def open_run(store: Path, name: str) -> Run:
-    """The run `name` of `store`. Raises UnknownRunError, naming the runs that there are."""
+    """The run `name` of `store`. Raises WrongUseError, naming the runs that there are."""
     run = Run(store, name)
     if not RUN_NAME.fullmatch(name) or not (run.directory / "settings.yaml").is_file():
         known = sorted(path.parent.name for path in store.glob("*/settings.yaml"))
         there = f"it has {', '.join(known)}" if known else "it has none yet"
-        raise UnknownRunError(f"there is no run {name!r} in {store}: {there}; `srpo run` starts one")
+        raise WrongUseError(f"there is no run {name!r} in {store}: {there}; `srpo run` starts one")
     return run
 
 
@@ -109,10 +109,10 @@ def newest_policy(run: Run) -> Path:
 def create_run(store: Path, name: str, settings: Settings) -> Run:
     """The run `name` of `store`, begun with `settings`; a run that began with the same settings is taken as it is.
 
-    Raises RunError for a name that cannot be a directory and for a run that began with other settings.
+    Raises WrongUseError for a name that cannot be a directory and for a run that began with other settings.
     """
     if not RUN_NAME.fullmatch(name):
-        raise RunError(f"{name!r} cannot name a run: use letters, digits, '.', '_' and '-', at most 64 of them")
+        raise WrongUseError(f"{name!r} cannot name a run: use letters, digits, '.', '_' and '-', at most 64 of them")
     run = Run(store, name)
     text = dump_settings(settings)
     run.history.create()
@@ -123,7 +123,7 @@ def create_run(store: Path, name: str, settings: Settings) -> Run:
     publish_file(run.directory / "settings.yaml", run.history.tmp_root, write)
     if run.settings != settings:
         changed = ", ".join(_differences(run.settings.model_dump(), settings.model_dump()))
-        raise RunError(
+        raise WrongUseError(
             f"run {name} began with other settings ({changed}): choose another --run-id, or `srpo resume {name}`"
         )
     return run

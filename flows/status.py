@@ -16,7 +16,10 @@ _TOTALS = """
            sum(completion_tokens)::BIGINT AS tokens
     FROM rollouts GROUP BY stage ORDER BY stage
 """
-_SECONDS = "SELECT name, sum(value) AS seconds FROM metrics WHERE name LIKE 'timing_s/%' GROUP BY name"
+_SECONDS = """
+    SELECT name, sum(value) AS seconds, coalesce(sum(value) FILTER (WHERE stage > 0), 0) AS in_epochs
+    FROM metrics WHERE name LIKE 'timing_s/%' GROUP BY name
+"""
 _TRANSITIONS = "SELECT stage, epoch, decision, reason FROM transitions ORDER BY stage, epoch"
 _EVALUATIONS = """
     SELECT stage, after, domain, difficulty AS class, n, pass_at_1, low, high
@@ -92,9 +95,11 @@ def _state(run: Run) -> State:
 
 
 def _seconds(run: Run) -> dict[str, float]:
-    measured = {row["name"].removeprefix("timing_s/"): row["seconds"] for row in run.history.sql(_SECONDS).to_pylist()}
-    seconds = {kind: measured[kind] for kind in _KINDS if kind in measured}
-    if "wall" in measured:
-        seconds["orchestration"] = max(0.0, measured["wall"] - sum(seconds.values()))
-        seconds["wall"] = measured["wall"]
+    """Seconds by kind of work; what the epochs took beside the measured work is orchestration."""
+    rows = {row["name"].removeprefix("timing_s/"): row for row in run.history.sql(_SECONDS).to_pylist()}
+    seconds = {kind: rows[kind]["seconds"] for kind in _KINDS if kind in rows}
+    if "wall" in rows:
+        measured = sum(rows[kind]["in_epochs"] for kind in seconds)
+        seconds["orchestration"] = max(0.0, rows["wall"]["seconds"] - measured)
+        seconds["wall"] = rows["wall"]["seconds"]
     return {kind: round(value, 3) for kind, value in seconds.items()}

@@ -61,7 +61,7 @@ def print_status(status: Status) -> None:
         console.print(evaluation_table(status))
     if status.seconds:
         console.print("seconds: " + ", ".join(f"{kind} {value:.1f}" for kind, value in status.seconds.items()))
-    console.print(f'history: {status.history}   (srpo sql {status.run} "SHOW TABLES")')
+    console.print(f'history: {status.history}   (srpo sql {status.history} "SHOW TABLES")')
     console.print(f"report:  {status.report or f'not written yet (srpo report {status.run})'}")
 
 

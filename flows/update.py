@@ -10,7 +10,7 @@ from prefect.states import Cancelled
 
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, read_plan
-from flows.policies import is_published, prune, publish_row
+from flows.policies import checked_policy, is_published, prune, publish_row
 from flows.progress import announce_step
 from flows.rows import training_batch
 from flows.runs import Run, RunError, open_run
@@ -88,7 +88,7 @@ class EpochUpdates:
             return trainer
         settings = self._run.settings
         return Trainer(
-            self._run.policy(version),
+            checked_policy(self._run, version),
             settings.update,
             temperature=settings.rollout.temperature,
             device=settings.policy.device,

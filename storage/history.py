@@ -262,16 +262,15 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
             return file.read(columns)
     except (pa.ArrowException, OSError, EOFError) as error:
         raise CorruptFile(
-            f"{path} cannot be read ({error}). Put a good copy back; without one, remove the file and resume the run, "
-            "which makes it again."
+            f"{path} cannot be read ({error}). Put a good copy back; docs/resume.md tells what can be done without one."
         ) from error
 
 
 def _read_verified(path: Path, facts: Mapping[str, Any], index: Path) -> pa.Table:
     """A shard, parsed from the very bytes whose SHA-256 was compared with the committed one."""
     remedy = (
-        f"Put a good copy back; without one, remove {path} and {index} and resume the run, "
-        "which samples the step again."
+        f"Put a good copy back; without one, and as long as no policy was made from the step, remove {path} and "
+        f"{index} and resume the run, which samples it again."
     )
     try:
         data = path.read_bytes()

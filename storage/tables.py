@@ -155,8 +155,8 @@ PUBLISHED = (
         _RUN, _STAGE, _EPOCH,
         Column("decision", _TEXT, "continue, switch (to the next stage) or finish", values=_MOVES),
         Column("reason", _TEXT, "the decision in a sentence"),
-        Column("slope", _FLOAT, "slope of the reward over the window, per step; null: too few steps", nullable=True),
-        Column("gain", _FLOAT, "gain of the reward over the window; null: too few steps", nullable=True),
+        Column("slope", _FLOAT, "slope of stage_progress.accuracy, per step; null: too few steps", nullable=True),
+        Column("gain", _FLOAT, "gain of that accuracy over the window; null: too few steps", nullable=True),
         Column("window", _INT, "length of the window, in steps"),
         Column("steps", _INT, "steps of the stage so far, a count"))),
 )  # fmt: skip

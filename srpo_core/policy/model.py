@@ -27,10 +27,7 @@ def load_model(directory: Path, *, dtype: str = "float32", device: str = "cpu") 
 
     Raises PolicyError when the directory holds no whole model.
     """
-    if not (directory / "config.json").is_file():
-        raise PolicyError(
-            f"{directory} holds no policy: config.json is missing; give a directory that transformers wrote"
-        )
+    _require(directory, "config.json")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, which the library's types do not say
             directory, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -43,6 +40,11 @@ def load_model(directory: Path, *, dtype: str = "float32", device: str = "cpu") 
     _refuse_unsupported(directory, model.config)
     model.to(torch.device(device)).eval()  # type: ignore[arg-type]  # the library's own decorator hides nn.Module.to
     return model
+
+
+def _require(directory: Path, name: str) -> None:
+    if not (directory / name).is_file():
+        raise PolicyError(f"{directory} holds no policy: {name} is missing; give a directory that transformers wrote")
 
 
 def _refuse_unsupported(directory: Path, config: PreTrainedConfig) -> None:
@@ -65,6 +67,7 @@ def _refuse_unsupported(directory: Path, config: PreTrainedConfig) -> None:
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer stored in `directory`. Raises PolicyError when there is none."""
+    _require(directory, "tokenizer_config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # damaged files raise whatever the reader of the day raises

@@ -99,6 +99,14 @@ def test_a_missing_policy_file_is_named(pipeline: Pipeline, broken: Path) -> Non
     assert_told(pipeline.srpo("resume", "tiny", "--store", broken), FAILED, str(newest))
 
 
+def test_damaged_weights_are_named_and_not_learned_from(pipeline: Pipeline, broken: Path) -> None:
+    weights = max((broken / "tiny" / "policies").iterdir()) / "model.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-100] ^= 1
+    weights.write_bytes(damaged)
+    assert_told(pipeline.srpo("resume", "tiny", "--store", broken), FAILED, str(weights), "not what was published")
+
+
 def test_two_processes_do_not_work_on_one_run(pipeline: Pipeline, broken: Path) -> None:
     with open_run(broken, "tiny").locked():
         assert_told(pipeline.srpo("resume", "tiny", "--store", broken), FAILED, "another process")

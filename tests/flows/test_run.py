@@ -129,7 +129,7 @@ def test_the_same_run_id_with_other_settings_is_refused_and_the_field_is_named(
     pipeline: Pipeline, undisturbed: UndisturbedRun
 ) -> None:
     refused = pipeline.srpo("run", TINY, "--store", undisturbed.store, "--set", "update.learning_rate=1e-3")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "update.learning_rate" in refused.stderr
 
 

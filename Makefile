@@ -1,0 +1,50 @@
+# make demo and make test need Python 3.11 or newer and make; everything else is installed into .venv.
+
+RUN := demo
+STORE := runs
+PIP_ARGS :=
+PYTHONS := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint types clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+install: $(INSTALLED)  ## the environment in .venv (PYTHON=… names the interpreter, PIP_ARGS=… goes to pip)
+
+demo: $(INSTALLED)  ## train the lab's policy: a few minutes on two cores (RUN=demo STORE=runs)
+	$(BIN)/srpo run configs/demo.yaml --run-id $(RUN) --store $(STORE)
+
+test: $(INSTALLED)  ## the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(INSTALLED)  ## the tests that take minutes each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)  ## ruff, rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)  ## mypy, strict
+	$(BIN)/mypy
+
+clean:  ## remove the environment and all caches; runs stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch before the rest: it is by far the largest, and its choice of build is the user's (PIP_ARGS).
+$(INSTALLED): pyproject.toml
+	@for python in $(PYTHONS); do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    echo "$$python -m venv .venv"; exec "$$python" -m venv .venv; \
+	  fi; \
+	done; \
+	echo "make: none of '$(PYTHONS)' is Python 3.11 or newer with its venv module. Install one (Debian: the package" >&2; \
+	echo "python3-venv), or name yours: make install PYTHON=/path/to/python3" >&2; \
+	exit 1
+	$(BIN)/python -m pip install $(PIP_ARGS) "torch>=2.8,<2.14"
+	$(BIN)/python -m pip install $(PIP_ARGS) --editable ".[dev]"
+	@touch $@
