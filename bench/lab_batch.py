@@ -14,7 +14,7 @@ from srpo_core.rollout.rollouts import Rollout, sample_rollouts
 from srpo_core.rollout.transformers import TransformersEngine
 from srpo_core.seeds import derive_seed
 
-PROMPTS, GROUP_SIZE = 32, 8
+GROUP_SIZE = 8
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=64)
 
 
@@ -32,13 +32,13 @@ def lab_step() -> list[Problem]:
     return lab_problems("train", cells, seed=17)
 
 
-def sample(engine: TransformersEngine, problems: list[Problem]) -> list[Rollout]:
-    """Eight rollouts of each problem, always the same."""
+def sample(engine: TransformersEngine, problems: list[Problem], group_size: int = GROUP_SIZE) -> list[Rollout]:
+    """`group_size` rollouts of each problem, always the same."""
     return sample_rollouts(
         engine,
         load_tokenizer(base_policy_dir()),
         problems,
-        samples=GROUP_SIZE,
+        samples=group_size,
         seed_of=lambda problem, i: derive_seed(0, "bench", problem.id, i),
         sampling=SAMPLING,
         template="plain",

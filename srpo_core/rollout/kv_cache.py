@@ -1,6 +1,5 @@
-"""Keys and values of a batch whose rows repeat and leave: written in place, rows copied only when asked."""
+"""Keys and values of a batch whose rows split and leave: written in place, rows copied only when asked."""
 
-import torch
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
@@ -20,13 +19,8 @@ class GroupCache(Cache):
         """Slots in use: tokens fed so far, padding included."""
         return self._group_layers[0].length
 
-    def repeat_rows(self, repeats: Tensor) -> None:
-        """Repeat each row for its samples; repeats int64 (rows,)."""
-        for layer in self._group_layers:
-            layer.select_rows(torch.repeat_interleave(repeats))
-
     def keep_rows(self, keep: Tensor) -> None:
-        """Drop every row but those at the places `keep`, int64."""
+        """Go on with the rows at the places `keep`, int64: some more than once, others no more."""
         for layer in self._group_layers:
             layer.select_rows(keep)
 

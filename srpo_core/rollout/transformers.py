@@ -1,9 +1,10 @@
 """The in-process engine: any causal model that transformers loads, sampled in groups on one KV cache.
 
-`generate` of transformers runs every row of a padded batch until the longest has ended and prefills a prompt
-once per sample. Here a prompt is prefilled once per group, rows leave the batch when they have ended, and keys
-and values are written in place. Not covered: sliding-window and recurrent layers, whose state is not a plain
-sequence of keys and values.
+`generate` of transformers computes every sample of a prompt apart and every row of a padded batch until the longest
+has ended. Here completions of a prompt that have the same tokens so far are one row, a *branch*: it splits where their
+tokens differ and leaves when they have ended. The samples of a sure policy have most of their tokens in common, and a
+prompt is the beginning that all of them share. Not covered: sliding-window and recurrent layers, whose state is not a
+plain sequence of keys and values.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,6 @@ from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
 from srpo_core.rollout.kv_cache import GroupCache
 from srpo_core.seeds import generator
 
-# Rows are dropped from the batch once this share of them has ended: copying the cache at every ended row
-# costs more than carrying a few ended rows along.
-COMPACT_AT = 0.1
 UNIFORMS_AT_ONCE = 128
 
 
@@ -70,36 +68,38 @@ class TransformersEngine:
     def _generate_batch(
         self, model: PreTrainedModel, groups: Sequence[PromptGroup], sampling: Sampling
     ) -> list[Completion]:
-        decoder = _Decoder(model, groups)
+        decoder = _Decoder(model, [group.prompt_token_ids for group in groups])
         rows = _Rows([seed for group in groups for seed in group.seeds], sampling.max_new_tokens)
-        active = torch.arange(len(rows.seeds))  # the rows that are still decoded, by their place in the batch
+        active = torch.arange(len(rows.seeds))  # the completions that go on, by their place in the batch
+        # Completions with the same tokens so far share a branch: one row of the decoder.
+        branch = torch.repeat_interleave(torch.tensor([len(group.seeds) for group in groups]))
         logits = decoder.prefill()
         for step in range(sampling.max_new_tokens):
             logits = sampling_logits(logits, temperature=sampling.temperature, unsampled=self._unsampled)
-            drawn, logprobs = draw(logits, rows.uniforms(active, step).to(logits.device))
-            ended = rows.record(active, step, drawn.cpu(), logprobs.cpu(), self._eos)
-            n_ended = int(ended.sum())
-            if n_ended == len(active) or step + 1 == sampling.max_new_tokens:
+            drawn, logprobs = draw(logits, branch, rows.uniforms(active, step))
+            ended = rows.record(active, step, drawn, logprobs, self._eos)
+            if bool(ended.all()) or step + 1 == sampling.max_new_tokens:
                 break
-            if n_ended >= COMPACT_AT * len(active):
-                keep = (~ended).nonzero()[:, 0]
-                active, drawn = active[keep], drawn[keep.to(drawn.device)]
-                decoder.keep_rows(keep)
-            logits = decoder.step(drawn)
+            active, branch, drawn = active[~ended], branch[~ended], drawn[~ended]
+            children, branch = torch.unique(branch * logits.shape[-1] + drawn, return_inverse=True)
+            decoder.keep_rows(children // logits.shape[-1])
+            logits = decoder.step(children % logits.shape[-1])
         return rows.completions()
 
 
-def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """One token per row by inversion of the cumulative distribution: one random number a token, whatever V is.
+def draw(logits: Tensor, branch: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token per completion by inversion of the cumulative distribution: one random number, whatever V is.
 
-    logits float32 (B, V); uniform float32 (B,) in [0, 1). Gives tokens int64 (B,) and log-probabilities (B,).
+    logits float32 (B, V) per branch; branch int64 (N,) of each completion; uniform float32 (N,) in [0, 1). Gives
+    tokens int64 (N,) and log-probabilities float32 (N,), on the CPU.
     """
+    branch, uniform = branch.to(logits.device), uniform.to(logits.device)
     logprobs = logits.log_softmax(-1)
     cumulative = logprobs.exp().cumsum(-1)
-    threshold = (uniform * cumulative[:, -1]).unsqueeze(-1)
+    threshold = (uniform * cumulative[branch, -1]).unsqueeze(-1)
     # `right`: a token of probability zero covers no part of the unit interval and is never drawn.
-    drawn = torch.searchsorted(cumulative, threshold, right=True)
-    return drawn.squeeze(-1), logprobs.gather(-1, drawn).squeeze(-1)
+    drawn = torch.searchsorted(cumulative[branch], threshold, right=True).squeeze(-1)
+    return drawn.cpu(), logprobs[branch, drawn].cpu()
 
 
 class _Rows:
@@ -142,46 +142,38 @@ class _Rows:
 class _Decoder:
     """Feeds tokens to the model, keeping keys and values, positions and the mask of left-padded prompts."""
 
-    def __init__(self, model: PreTrainedModel, groups: Sequence[PromptGroup]) -> None:
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
         self._model = model
         self._device = model.device
-        self._samples = torch.tensor([len(group.seeds) for group in groups], device=self._device)
-        lengths = [len(group.prompt_token_ids) for group in groups]
-        width = max(lengths)
+        width = max(map(len, prompts))
         # Left padding puts the next token of every row into the same slot of the cache.
-        self._prompts = torch.tensor(
-            [[0] * (width - n) + list(g.prompt_token_ids) for n, g in zip(lengths, groups, strict=True)],
-            device=self._device,
-        )  # (P, width)
-        self._pads = torch.tensor([width - n for n in lengths], device=self._device)  # (P,)
+        self._prompts = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self._device)
+        self._pads = torch.tensor([width - len(p) for p in prompts], device=self._device)  # (B,)
+        self._visible = torch.arange(width, device=self._device) >= self._pads[:, None]  # (B, width)
         self._cache = GroupCache(model.config.num_hidden_layers)
 
     def prefill(self) -> Tensor:
-        """Logits (B, V) after the prompts, each prompt computed once and then repeated for its samples."""
+        """Logits (B, V) after the prompts."""
         width = self._prompts.shape[1]
         slots = torch.arange(width, device=self._device)
-        visible = slots >= self._pads[:, None]  # (P, width)
         causal = slots[:, None] >= slots
         # A padded position sees itself: a row of the mask with nothing visible would give NaN.
-        mask = (visible[:, None, :] & causal) | torch.eye(width, dtype=torch.bool, device=self._device)
-        positions = (slots - self._pads[:, None]).clamp(min=0)
-        logits = self._forward(self._prompts, mask.unsqueeze(1), positions)
-        self._cache.repeat_rows(self._samples)
-        self._pads = self._pads.repeat_interleave(self._samples)
-        self._visible = visible.repeat_interleave(self._samples, dim=0)
-        return logits.repeat_interleave(self._samples, dim=0)
+        mask = (self._visible[:, None, :] & causal) | torch.eye(width, dtype=torch.bool, device=self._device)
+        return self._forward(self._prompts, mask.unsqueeze(1), (slots - self._pads[:, None]).clamp(min=0))
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits (B, V) after one more token int64 (B,) of each row."""
         self._visible = torch.nn.functional.pad(self._visible, (0, 1), value=True)
         positions = self._cache.length - self._pads
-        return self._forward(tokens[:, None], self._visible[:, None, None, :], positions[:, None])
+        return self._forward(tokens.to(self._device)[:, None], self._visible[:, None, None, :], positions[:, None])
 
-    def keep_rows(self, keep: Tensor) -> None:
-        """Drop every row but those at the places `keep`, int64 (B',)."""
-        keep = keep.to(self._device)
-        self._cache.keep_rows(keep)
-        self._pads, self._visible = self._pads[keep], self._visible[keep]
+    def keep_rows(self, rows: Tensor) -> None:
+        """Go on with the rows at the places `rows`, int64 (B',), in ascending order: some twice, others no more."""
+        if len(rows) == len(self._pads) and bool((rows == torch.arange(len(rows))).all()):
+            return
+        rows = rows.to(self._device)
+        self._cache.keep_rows(rows)
+        self._pads, self._visible = self._pads[rows], self._visible[rows]
 
     def _forward(self, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         # Added to the scores: attention that is written out in eager PyTorch would add a boolean mask as 0 and 1.
