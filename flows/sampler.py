@@ -30,7 +30,8 @@ class Sampler:
     def load(self, checkpoint: Path) -> None:
         """Sample from the policy in `checkpoint` from now on. Raises PolicyError when it cannot be loaded."""
         if checkpoint != self._loaded:
-            self._tokenizer = load_tokenizer(checkpoint)
+            if self._loaded is None:  # a run has one tokenizer, whatever the version
+                self._tokenizer = load_tokenizer(checkpoint)
             self._engine.load(checkpoint)
             self._loaded = checkpoint
 

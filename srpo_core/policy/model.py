@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -40,6 +42,26 @@ def load_model(directory: Path, *, dtype: str = "float32", device: str = "cpu") 
     _refuse_unsupported(directory, model.config)
     model.to(torch.device(device)).eval()  # type: ignore[arg-type]  # the library's own decorator hides nn.Module.to
     return model
+
+
+def read_config(directory: Path) -> bytes:
+    """The model's configuration as it is stored: equal bytes, equal architecture. Raises PolicyError without one."""
+    _require(directory, "config.json")
+    return (directory / "config.json").read_bytes()
+
+
+def load_weights(model: PreTrainedModel, directory: Path) -> None:
+    """Put the weights stored in `directory` in the place of the model's. Raises PolicyError unless all fit."""
+    try:
+        weights = load_file(directory / "model.safetensors", device=str(model.device))
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise PolicyError(f"{directory}: the weights cannot be loaded: {error}") from error
+    # A weight that is tied to another is stored once: it is there when the other is.
+    tied = {name for name in missing if model.config.tie_word_embeddings and name.startswith("lm_head.")}
+    if set(missing) - tied or unexpected:
+        lacking = ", ".join(sorted((set(missing) - tied) | set(unexpected)))
+        raise PolicyError(f"{directory}: the weights are not those of this model: {lacking} missing or unknown")
 
 
 def _require(directory: Path, name: str) -> None:

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from srpo_core.policy.model import load_model, load_tokenizer, sampling_logits, unsampled_token_ids
+from srpo_core.policy.model import (
+    load_model,
+    load_tokenizer,
+    load_weights,
+    read_config,
+    sampling_logits,
+    unsampled_token_ids,
+)
 from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
 from srpo_core.rollout.kv_cache import GroupCache
 from srpo_core.seeds import generator
@@ -31,13 +38,22 @@ class TransformersEngine:
         self._dtype = dtype
         self._device = device
         self._model: PreTrainedModel | None = None
+        self._config = b""
 
     def load(self, checkpoint: Path) -> None:
-        """Serve the policy stored in `checkpoint`. Raises PolicyError when it cannot be loaded."""
+        """Serve the policy stored in `checkpoint`. Raises PolicyError when it cannot be loaded.
+
+        A further version of the same model takes the place of the weights alone, which is several times faster.
+        """
+        config = read_config(checkpoint)
+        if self._model is not None and config == self._config:
+            load_weights(self._model, checkpoint)
+            return
         tokenizer = load_tokenizer(checkpoint)
         self._eos: int = tokenizer.eos_token_id
         self._unsampled = torch.tensor(unsampled_token_ids(tokenizer), dtype=torch.long, device=self._device)
         self._model = load_model(checkpoint, dtype=self._dtype, device=self._device)
+        self._config = config
 
     def generate(self, groups: Sequence[PromptGroup], sampling: Sampling) -> list[list[Completion]]:
         """One list of completions per group, in the order of its seeds; the same bits for the same groups."""

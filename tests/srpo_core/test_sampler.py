@@ -1,5 +1,6 @@
 """Properties of the in-process engine: what it samples, what it says of it, and that only the seeds decide."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from srpo_core.policy.errors import PolicyError
 from srpo_core.policy.logprobs import completion_statistics
-from srpo_core.policy.model import load_model
+from srpo_core.policy.model import load_model, load_tokenizer
 from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
 from srpo_core.rollout.transformers import UNIFORMS_AT_ONCE, TransformersEngine, draw
 from srpo_core.seeds import derive_seed, generator
@@ -301,3 +303,26 @@ def test_a_policy_that_is_not_there_is_told_with_its_place(tmp_path: Path) -> No
         engine_of(tmp_path)
     with pytest.raises(RuntimeError, match="load a policy"):
         TransformersEngine(batch_rows=4).generate(GROUPS, Sampling(1.0, 4))
+
+
+def test_an_engine_that_goes_on_to_another_version_samples_as_a_new_engine_does(llama: Path, tmp_path: Path) -> None:
+    engine = engine_of(llama, 1024)
+    first = engine.generate(GROUPS, Sampling(1.0, 30))
+    model = load_model(llama)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    model.save_pretrained(tmp_path)
+    load_tokenizer(llama).save_pretrained(tmp_path)
+    shutil.copy(llama / "config.json", tmp_path / "config.json")
+    engine.load(tmp_path)
+    second = engine.generate(GROUPS, Sampling(1.0, 30))
+    assert bits(second) == bits(engine_of(tmp_path, 1024).generate(GROUPS, Sampling(1.0, 30)))
+    assert bits(second) != bits(first)
+    save_file({"model.norm.weight": torch.ones(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(PolicyError, match="weights"):
+        engine.load(tmp_path)
+
+
+def bits(groups: Sequence[Sequence[Completion]]) -> list[tuple[bytes, bytes]]:
+    return [(completion.token_ids.tobytes(), completion.logprobs.tobytes()) for completion in flat(groups)]
