@@ -157,32 +157,38 @@ def main() -> None:
 
 
 def _train(the_run: Run) -> None:
-    """Run all that is left of the run, tell how it ended, and write its report."""
+    """Run what is left of the run, write its report, and tell how it ended."""
     from flows import terminal
     from flows.status import is_finished, read_status
 
-    if is_finished(the_run):
-        typer.echo(f"run {the_run.name} is done; `srpo run` with another --run-id trains again")
+    left = not is_finished(the_run)
+    if left:
+        _run_flows(the_run)
     else:
-        with the_run.locked(), prefect_api():
-            from prefect.exceptions import CancelledRun
-
-            from flows.srpo import srpo
-            from flows.stale import close_stale_flow_runs, run_tag
-
-            the_run.history.create()  # its catalog has absolute paths, and the run may have been moved
-            the_run.history.sweep()
-            close_stale_flow_runs(the_run)
-            try:
-                with run_tag(the_run):
-                    srpo(str(the_run.store), the_run.name)
-            except CancelledRun:
-                raise KeyboardInterrupt from None
-    if not the_run.report.is_file():
+        typer.echo(f"run {the_run.name} is done; `srpo run` with another --run-id trains again")
+    if left or not the_run.report.is_file():  # a report that is there may tell of the unfinished run
         from flows.report import write_report
 
         write_report(the_run)
     terminal.print_status(read_status(the_run))
+
+
+def _run_flows(the_run: Run) -> None:
+    """Run the run's flow while holding the run. Raises KeyboardInterrupt when it was interrupted."""
+    with the_run.locked(), prefect_api():
+        from prefect.exceptions import CancelledRun
+
+        from flows.srpo import srpo
+        from flows.stale import close_stale_flow_runs, run_tag
+
+        the_run.history.create()  # its catalog has absolute paths, and the run may have been moved
+        the_run.history.sweep()
+        close_stale_flow_runs(the_run)
+        try:
+            with run_tag(the_run):
+                srpo(str(the_run.store), the_run.name)
+        except CancelledRun:
+            raise KeyboardInterrupt from None
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class EpochUpdates:
         announce_step(run, plan, step)
 
     def _learn(self, step: int, version: int) -> None:
-        """Learn from one step and publish the checkpoint, its metrics before it: nothing is made after a kill."""
+        """Learn from one step; publish its metrics, then the checkpoint, so that no version is ever without metrics."""
         run, plan, stopwatch = self._run, self._plan, Stopwatch()
         with stopwatch.measure("load"):
             trainer = self._trainer_at(version - 1)

@@ -72,10 +72,13 @@ def test_a_killed_and_moved_run_goes_on_and_its_temporaries_are_swept(
     first, second = tmp_path / "first", tmp_path / "second"
     run_killed(pipeline, first, ("in the middle of a shard", 4))
     assert list((first / "tiny" / "_tmp").iterdir())
+    assert pipeline.srpo("report", "tiny", "--store", first).returncode == 0
+    unfinished = (first / "tiny" / "report.html").read_text()
     shutil.move(first, second)
     resumed = pipeline.srpo("resume", "tiny", "--store", second)
     assert resumed.returncode == 0, resumed.stderr
     assert not list((second / "tiny" / "_tmp").iterdir())
+    assert (second / "tiny" / "report.html").read_text() != unfinished
     assert_same_run(open_run(second, "tiny"), open_run(undisturbed.store, "tiny"))
 
 
