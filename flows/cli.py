@@ -1,20 +1,16 @@
 """The `srpo` command: exit status 0 when all went well, 1 when something failed, 2 when it was used wrongly."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.prefect_server import ServerError, prefect_api, quiet_prefect
-from flows.runs import Run, RunError, WrongUseError, create_run, newest_policy, open_run
-from srpo_core.policy.errors import PolicyError
-from srpo_core.settings_file import SettingsError, load_settings
-from storage.files import StoreError
-
-FAILED, WRONG_USE = 1, 2
+from flows.commands.common import STORE, RunArgument, SetOption, StoreOption, told_errors
+from flows.commands.sql import sql
+from flows.prefect_server import prefect_api, quiet_prefect
+from flows.runs import Run, create_run, newest_policy, open_run
+from srpo_core.settings_file import load_settings
 
 app = typer.Typer(
     help="Train a language model to reason with SRPO, from a SQL history of every rollout.\n\n"
@@ -26,14 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-
-StoreOption = Annotated[Path, typer.Option("--store", help="Directory that holds the runs.", envvar="SRPO_STORE")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run in the store.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Change one setting, such as update.learning_rate=1e-4. Repeatable."),
-]
-STORE = Path("runs")
 
 
 @app.command()
@@ -47,7 +35,7 @@ def run(
 
     A run that was begun with the same settings goes on from where it stands; a finished one is left as it is.
     """
-    with _told_errors():
+    with told_errors():
         the_run = create_run(store, run_id or settings.stem, load_settings(settings, changes or []))
         _train(the_run)
 
@@ -55,7 +43,7 @@ def run(
 @app.command()
 def resume(name: RunArgument, store: StoreOption = STORE) -> None:
     """Go on with a run that was interrupted, from what it committed. It ends as if it had never stopped."""
-    with _told_errors():
+    with told_errors():
         _train(open_run(store, name))
 
 
@@ -66,7 +54,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Tell where a run stands: state, stages, rollouts, tokens, time by kind of work, every evaluation."""
-    with _told_errors():
+    with told_errors():
         from flows import terminal
         from flows.status import read_status
 
@@ -80,29 +68,13 @@ def status(
             terminal.print_status(read_status(open_run(store, name)))
 
 
-@app.command()
-def sql(
-    target: Annotated[str, typer.Argument(metavar="RUN", help="A run of the store, or a directory of one or many.")],
-    query: Annotated[str, typer.Argument(help='One statement that reads, such as "FROM step_stats".')],
-    store: StoreOption = STORE,
-    output: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
-) -> None:
-    """Ask the history anything. `SHOW TABLES` lists the views; `DESCRIBE rollouts` tells the columns of one."""
-    with _told_errors():
-        from flows import terminal
-        from storage.readonly import open_readonly
-
-        if output not in terminal.FORMATS:
-            raise WrongUseError(f"--format {output}: choose one of {', '.join(terminal.FORMATS)}")
-        directory = Path(target) if Path(target).is_dir() else open_run(store, target).directory
-        with open_readonly(directory) as history:
-            terminal.print_rows(history.query(query), output)
+app.command()(sql)
 
 
 @app.command()
 def report(name: RunArgument, store: StoreOption = STORE) -> None:
     """Write the run's report, one HTML file that needs nothing else, and say where it is."""
-    with _told_errors():
+    with told_errors():
         from flows.report import write_report
 
         typer.echo(write_report(open_run(store, name)))
@@ -117,7 +89,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Evaluate a policy on held-out problems, without training and without writing anything."""
-    with _told_errors():
+    with told_errors():
         from flows import terminal
         from flows.heldout import evaluate_directory
 
@@ -134,7 +106,7 @@ def base(
     directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where to write the model.")],
 ) -> None:
     """Make the lab's base policy anew, by supervised warm-up: the model that the package carries. Takes minutes."""
-    with _told_errors():
+    with told_errors():
         from srpo_core.problems.lab.warmup import make_base
 
         make_base(directory)
@@ -189,21 +161,3 @@ def _run_flows(the_run: Run) -> None:
                 srpo(str(the_run.store), the_run.name)
         except CancelledRun:
             raise KeyboardInterrupt from None
-
-
-@contextmanager
-def _told_errors() -> Iterator[None]:
-    """Turn what can go wrong into a message and an exit status; an interrupted run can be resumed."""
-    try:
-        yield
-    except (SettingsError, WrongUseError) as error:
-        _fail(str(error), WRONG_USE)
-    except (RunError, StoreError, PolicyError, ServerError) as error:
-        _fail(str(error), FAILED)
-    except KeyboardInterrupt:
-        _fail("interrupted; what is committed stands, and `srpo resume` goes on from there", FAILED)
-
-
-def _fail(message: str, status: int) -> None:
-    typer.echo(f"srpo: {message}", err=True)
-    raise typer.Exit(status)

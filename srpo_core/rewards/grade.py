@@ -11,9 +11,9 @@ from typing import Literal
 from srpo_core.problems.lab.world import SOURCE as LAB
 from srpo_core.problems.lab.world import parse_question
 from srpo_core.problems.problem import Problem
-from srpo_core.rewards.code import judge_expression, true_refactoring_thought
 from srpo_core.rewards.format import read_sections
-from srpo_core.rewards.math import same_integer, true_running_thought
+from srpo_core.rewards.lab.code import judge_expression, true_refactoring_thought
+from srpo_core.rewards.lab.math import same_integer, true_running_thought
 
 Verdict = Literal["correct", "wrong_answer", "wrong_thought", "invalid_expression", "no_answer", "truncated"]
 

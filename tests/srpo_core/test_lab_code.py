@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srpo_core.problems.lab.world import draw_chain
-from srpo_core.rewards.code import (
+from srpo_core.rewards.lab.code import (
     MAX_CHARACTERS,
     InvalidExpressionError,
     judge_expression,

@@ -1,4 +1,4 @@
-"""The math part: integer answers, and the running thought of the lab's math chains."""
+"""The lab's math: integer answers, and the running thought of a chain."""
 
 import re
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srpo_core.problems.lab.world import draw_chain
-from srpo_core.rewards.math import read_integer, same_integer, true_running_thought
+from srpo_core.rewards.lab.math import read_integer, same_integer, true_running_thought
 
 STEPS = [("+", 1), ("-", 3)]
 

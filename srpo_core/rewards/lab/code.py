@@ -1,4 +1,4 @@
-"""The code part: answers that are expressions in x, run by an interpreter of our own on x = 0..9.
+"""The lab's code: answers that are expressions in x, run by an interpreter of our own on x = 0..9.
 
     expression := term (("+" | "-") term)*
     term       := factor ("*" factor)*
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from srpo_core.rewards.math import calculate, split_links
+from srpo_core.rewards.lab.math import calculate, split_links
 
 MAX_CHARACTERS = 256
 MAX_NESTING = 16
