@@ -3,12 +3,14 @@
 import numpy as np
 import torch
 
+from srpo_core.config import RewardSettings, VerifierSettings
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.model import load_tokenizer
 from srpo_core.problems.lab import base_policy_dir
 from srpo_core.problems.lab.world import lab_problems
 from srpo_core.problems.problem import Problem
-from srpo_core.rewards.grade import RewardWeights, grade
+from srpo_core.rewards.grade import Answered, Grader
+from srpo_core.rewards.verifiers import Verifiers
 from srpo_core.rollout.engine import Sampling
 from srpo_core.rollout.rollouts import Rollout, sample_rollouts
 from srpo_core.rollout.transformers import TransformersEngine
@@ -47,10 +49,9 @@ def sample(engine: TransformersEngine, problems: list[Problem], group_size: int 
 
 def training_batch(rollouts: list[Rollout]) -> RolloutBatch:
     """The rollouts as the update takes them."""
-    grades = [
-        grade(r.problem, r.text, truncated=r.truncated, weights=RewardWeights(format=0.1), process=True)
-        for r in rollouts
-    ]
+    verifiers = Verifiers(VerifierSettings(), check_thought=True)
+    grader = Grader(RewardSettings(), verifiers, max_new_tokens=SAMPLING.max_new_tokens)
+    grades = grader.grade([Answered(r.problem, r.text, len(r.completion.token_ids), r.truncated) for r in rollouts])
     return RolloutBatch(
         prompts=[np.array(r.prompt_token_ids, np.int32) for r in rollouts],
         completions=[r.completion.token_ids for r in rollouts],

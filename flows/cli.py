@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from flows.commands.common import STORE, RunArgument, SetOption, StoreOption, told_errors
+from flows.commands.doctor import doctor
+from flows.commands.grade import app as grade
 from flows.commands.sql import sql
 from flows.prefect_server import prefect_api, quiet_prefect
 from flows.runs import Run, create_run, newest_policy, open_run
@@ -111,6 +113,10 @@ def base(
 
         make_base(directory)
         typer.echo(directory)
+
+
+app.add_typer(grade, name="grade")
+app.command()(doctor)
 
 
 @app.command()

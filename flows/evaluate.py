@@ -31,9 +31,9 @@ def evaluate(store: str, run: str, stage: int, after: int, version: int) -> None
 def evaluate_policy(run: Run, stage: int, after: int, version: int) -> None:
     """Sample, grade and record; the summary is published last and makes the evaluation complete."""
     settings, history, stopwatch = run.settings, run.history, Stopwatch()
-    sampler = Sampler(settings)
-    sampler.load(checked_policy(run, version))
-    graded = sample_heldout(sampler, settings, read_problems(run, "heldout"), stopwatch)
+    with Sampler(settings) as sampler:
+        sampler.load(checked_policy(run, version))
+        graded = sample_heldout(sampler, settings, read_problems(run, "heldout"), stopwatch)
     with stopwatch.measure("store"):
         rows = [rollout_row(rollout, grade, policy_version=version) for rollout, grade in graded]
         history.publish("evaluation_rollouts", rows, stage=stage, epoch=after)

@@ -36,10 +36,11 @@ def evaluate_directory(directory: Path, settings: Settings) -> list[dict[str, An
 
     Raises PolicyError when it cannot be loaded, RunError when the settings ask for problems that there are not.
     """
-    sampler = Sampler(settings)
-    sampler.load(directory)
     _, heldout = run_problems(settings)
-    return summarise(sample_heldout(sampler, settings, heldout, Stopwatch()), settings.evaluation.samples)
+    with Sampler(settings) as sampler:
+        sampler.load(directory)
+        graded = sample_heldout(sampler, settings, heldout, Stopwatch())
+    return summarise(graded, settings.evaluation.samples)
 
 
 def summarise(graded: Sequence[GradedRollout], samples: int) -> list[dict[str, Any]]:

@@ -61,13 +61,14 @@ def prefect_api() -> Iterator[None]:
     if url is None:
         url = _start_server()
     else:
-        _check(url)
+        check_api(url)
     # Heartbeats cost a second per flow run; they serve automations, which a server of our own does not run.
     with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
 
 
-def _check(url: str) -> None:
+def check_api(url: str) -> None:
+    """Raises ServerError when no Prefect API answers at `url`."""
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10):
             return

@@ -22,7 +22,9 @@ def rollout(store: str, run: str, stage: int, epoch: int) -> State | None:
     """Sample every step of the epoch that is not committed yet, each from the policy version that is its own."""
     stage_begins()
     try:
-        EpochSampling(open_run(Path(store), run), stage, epoch).sample_missing_steps()
+        the_run = open_run(Path(store), run)
+        with Sampler(the_run.settings) as sampler:
+            EpochSampling(the_run, stage, epoch, sampler).sample_missing_steps()
     except StageStoppedError as stopped:
         return Cancelled(message=str(stopped))
     return None
@@ -31,10 +33,10 @@ def rollout(store: str, run: str, stage: int, epoch: int) -> State | None:
 class EpochSampling:
     """The sampling of one epoch."""
 
-    def __init__(self, run: Run, stage: int, epoch: int) -> None:
+    def __init__(self, run: Run, stage: int, epoch: int, sampler: Sampler) -> None:
         self._run = run
         self._plan: EpochPlan = read_plan(run, stage, epoch)
-        self._sampler = Sampler(run.settings)
+        self._sampler = sampler
 
     def sample_missing_steps(self) -> None:
         """Every step that is not committed, in order."""

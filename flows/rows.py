@@ -30,7 +30,11 @@ def rollout_row(rollout: Rollout, grade: Grade, *, policy_version: int) -> dict[
         "finish_reason": rollout.completion.finish_reason,
         "verdict": grade.verdict,
         "accuracy": grade.accuracy,
+        "tests_passed": grade.tests_passed,
         "format": grade.format,
+        "code_in_math": grade.code_in_math,
+        "mixed_language": grade.mixed_language,
+        "overlong": grade.overlong,
         "reward": grade.reward,
     }
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import torch
 
@@ -10,7 +12,8 @@ from flows.rows import GradedRollout
 from srpo_core.config import Settings
 from srpo_core.policy.model import load_tokenizer
 from srpo_core.problems.problem import Problem
-from srpo_core.rewards.grade import RewardWeights, grade
+from srpo_core.rewards.grade import Answered, Grader
+from srpo_core.rewards.verifiers import Verifiers
 from srpo_core.rollout.engine import RolloutEngine, Sampling
 from srpo_core.rollout.rollouts import sample_rollouts
 from srpo_core.rollout.transformers import TransformersEngine
@@ -26,6 +29,8 @@ class Sampler:
             batch_rows=settings.rollout.batch_rows, dtype=settings.policy.dtype, device=settings.policy.device
         )
         self._loaded: Path | None = None
+        self._verifiers = Verifiers(settings.verifiers, check_thought=settings.rewards.check_thought)
+        self._grader = Grader(settings.rewards, self._verifiers, max_new_tokens=settings.rollout.max_new_tokens)
 
     def load(self, checkpoint: Path) -> None:
         """Sample from the policy in `checkpoint` from now on. Raises PolicyError when it cannot be loaded."""
@@ -45,7 +50,7 @@ class Sampler:
         kind: str,
     ) -> list[GradedRollout]:
         """`samples` graded rollouts of each problem; their time counts as `kind` and `grade`."""
-        rollout, rewards = self._settings.rollout, self._settings.rewards
+        rollout = self._settings.rollout
         with stopwatch.measure(kind):
             rollouts = sample_rollouts(
                 self._engine,
@@ -56,9 +61,18 @@ class Sampler:
                 sampling=Sampling(rollout.temperature, rollout.max_new_tokens),
                 template=self._settings.problems.template,
             )
-        weights = RewardWeights(accuracy=rewards.accuracy, format=rewards.format)
         with stopwatch.measure("grade"):
-            return [
-                (r, grade(r.problem, r.text, truncated=r.truncated, weights=weights, process=rewards.check_thought))
-                for r in rollouts
-            ]
+            answered = [Answered(r.problem, r.text, len(r.completion.token_ids), r.truncated) for r in rollouts]
+            return list(zip(rollouts, self._grader.grade(answered), strict=True))
+
+    def close(self) -> None:
+        """End the verifiers' processes."""
+        self._verifiers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

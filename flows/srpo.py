@@ -11,8 +11,9 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled
 
 from flows.evaluate import evaluate
+from flows.machines import record_machine
 from flows.metrics import Stopwatch, publish_metrics
-from flows.plan import EpochPlan, read_plan
+from flows.plan import EpochPlan, read_plan, read_problems
 from flows.policies import is_published
 from flows.prepare import prepare
 from flows.resample import resample
@@ -38,6 +39,7 @@ def _train(the_run: Run) -> None:
     store, run = str(the_run.store), the_run.name
     if not the_run.history.has("epochs", stage=MATH, epoch=0):  # the last that `prepare` writes
         prepare(store, run)
+    record_machine(the_run, read_problems(the_run, "train") + read_problems(the_run, "heldout"))
     _evaluate_once(the_run, stage=0, after=0, version=0)
     for stage in (MATH, MATH_AND_CODE):
         last_epoch = _train_stage(the_run, stage)

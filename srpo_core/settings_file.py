@@ -29,12 +29,21 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: must hold sections such as `rollout:`, not a {type(values).__name__}")
+    return _settings(values, overrides, f"{path}: ")
+
+
+def default_settings(overrides: Sequence[str]) -> Settings:
+    """Every setting at its default, with `overrides` on top. Raises SettingsError."""
+    return _settings({}, overrides, "")
+
+
+def _settings(values: dict[str, Any], overrides: Sequence[str], origin: str) -> Settings:
     for override in overrides:
         _override(values, override)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("\n".join([f"{path}: the settings cannot be used", *_explain(error)])) from error
+        raise SettingsError("\n".join([f"{origin}the settings cannot be used", *_explain(error)])) from error
 
 
 def dump_settings(settings: Settings) -> str:

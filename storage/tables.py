@@ -73,7 +73,13 @@ _FINISH = Column("finish_reason", _TEXT, "stop (it ended itself) or length (it w
 _GRADES = (
     Column("verdict", _TEXT, "what the grader said, in a word"),
     Column("accuracy", _FLOAT, "answer's score, 0 to 1; null: not graded", nullable=True, finite=True),
-    Column("format", _FLOAT, "form's score, 0 to 1; null: not graded", nullable=True, finite=True),
+    Column(
+        "tests_passed", _FLOAT, "share of a program's tests passed, 0 to 1; null: none ran", nullable=True, finite=True
+    ),
+    Column("format", _FLOAT, "form's score, 0 to 1", finite=True),
+    Column("code_in_math", _FLOAT, "1 where a math completion holds code, else 0", finite=True),
+    Column("mixed_language", _FLOAT, "1 where it is in another script than its question, else 0", finite=True),
+    Column("overlong", _FLOAT, "how far it reaches into the last tokens allowed, 0 to 1; 0 when off", finite=True),
     Column("reward", _FLOAT, "total reward that training uses; null: not graded", nullable=True, finite=True),
 )
 _NARROW = (
@@ -110,6 +116,11 @@ PUBLISHED = (
         Column("answer", _TEXT, "the reference answer, or the tests"),
         Column("source", _TEXT, "where the problem comes from"),
         Column("split", _TEXT, "train or heldout", values=("train", "heldout")))),
+    Table("machines", "one row per fact about a machine that worked on the run", (
+        _RUN, _STAGE, _EPOCH,
+        Column("machine", _TEXT, "hash of all its facts, 16 hexadecimal digits"),
+        Column("fact", _TEXT, "python, torch, platform, sandbox_level or sandbox_reason"),
+        Column("value", _TEXT, "what was found"))),
     Table("decisions", "one row per candidate prompt and epoch: whether that epoch samples it, and why", (
         _RUN, _STAGE, Column("epoch", _INT, "the epoch that the decision builds"), _PROMPT, _DOMAIN, _DIFFICULTY,
         Column("keep", _BOOL, "whether the epoch samples the prompt"),

@@ -10,6 +10,8 @@ import typer
 from flows.prefect_server import ServerError
 from flows.runs import RunError, WrongUseError
 from srpo_core.policy.errors import PolicyError
+from srpo_core.rewards.verifiers import UnsupportedProblemError
+from srpo_core.sandbox.errors import SandboxUnavailable
 from srpo_core.settings_file import SettingsError
 from storage.files import StoreError
 
@@ -31,7 +33,7 @@ def told_errors() -> Iterator[None]:
         yield
     except (SettingsError, WrongUseError) as error:
         fail(str(error), WRONG_USE)
-    except (RunError, StoreError, PolicyError, ServerError) as error:
+    except (RunError, StoreError, PolicyError, ServerError, SandboxUnavailable, UnsupportedProblemError) as error:
         fail(str(error), FAILED)
     except KeyboardInterrupt:
         fail("interrupted; what is committed stands, and `srpo resume` goes on from there", FAILED)

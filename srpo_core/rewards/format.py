@@ -22,8 +22,8 @@ def read_sections(completion: str) -> Sections:
     An answer that stands exactly once is read even when text surrounds it, so that a broken format alone does not
     turn a right answer into none: format and accuracy stay separate parts.
     """
-    match = _WHOLE.fullmatch(completion)
-    well_formed = match is not None and all(completion.count(tag) == 1 for tag in _TAGS)
+    # Counted first: on a text of thousands of tags the pattern alone would take quadratic time.
+    well_formed = all(completion.count(tag) == 1 for tag in _TAGS) and _WHOLE.fullmatch(completion) is not None
     return Sections(_between(completion, "think"), _between(completion, "answer"), well_formed)
 
 

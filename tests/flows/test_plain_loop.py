@@ -13,7 +13,8 @@ from srpo_core.policy.checkpoints import model_checksum
 from srpo_core.policy.model import load_tokenizer
 from srpo_core.policy.trainer import Trainer
 from srpo_core.problems.lab import base_policy_dir
-from srpo_core.rewards.grade import RewardWeights, grade
+from srpo_core.rewards.grade import Answered, Grader
+from srpo_core.rewards.verifiers import Verifiers
 from srpo_core.rollout.engine import Sampling
 from srpo_core.rollout.rollouts import sample_rollouts
 from srpo_core.rollout.transformers import TransformersEngine
@@ -27,7 +28,8 @@ def test_the_first_epoch_gives_the_policy_of_a_plain_loop(undisturbed: Undisturb
     engine = TransformersEngine(batch_rows=settings.rollout.batch_rows)
     trainer = Trainer(base_policy_dir(), settings.update, temperature=1.0)
     tokenizer, checkpoint = load_tokenizer(base_policy_dir()), base_policy_dir()
-    weights = RewardWeights(accuracy=settings.rewards.accuracy, format=settings.rewards.format)
+    verifiers = Verifiers(settings.verifiers, check_thought=True)
+    grader = Grader(settings.rewards, verifiers, max_new_tokens=settings.rollout.max_new_tokens)
     for step, problems in enumerate(plan.steps):
         engine.load(checkpoint)
         rollouts = []
@@ -41,7 +43,7 @@ def test_the_first_epoch_gives_the_policy_of_a_plain_loop(undisturbed: Undisturb
                 sampling=Sampling(1.0, settings.rollout.max_new_tokens),
                 template="plain",
             )
-        grades = [grade(r.problem, r.text, truncated=r.truncated, weights=weights, process=True) for r in rollouts]
+        grades = grader.grade([Answered(r.problem, r.text, len(r.completion.token_ids), r.truncated) for r in rollouts])
         batch = RolloutBatch(
             prompts=[np.array(r.prompt_token_ids, np.int32) for r in rollouts],
             completions=[r.completion.token_ids for r in rollouts],

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from srpo_core.config import VerifierSettings
 from srpo_core.policy.model import load_tokenizer
 from srpo_core.problems.lab import base_policy_dir
 from srpo_core.problems.lab.vocabulary import make_tokenizer
@@ -24,7 +25,7 @@ from srpo_core.problems.lab.warmup import (
 )
 from srpo_core.problems.lab.world import DOMAINS, Problem, lab_problems, split_of
 from srpo_core.problems.templates import render
-from srpo_core.rewards.grade import RewardWeights, grade
+from srpo_core.rewards.verifiers import Verifiers
 from srpo_core.rollout.engine import PromptGroup, Sampling
 from srpo_core.rollout.transformers import TransformersEngine
 from srpo_core.seeds import derive_seed
@@ -45,15 +46,14 @@ def held_out_pass_rate(policy: Path, problems: list[Problem], samples: int) -> f
         )
         for problem in problems
     ]
-    right = 0.0
+    answers = []
     completions = engine.generate(groups, Sampling(temperature=1.0, max_new_tokens=64))
     for problem, group in zip(problems, completions, strict=True):
         for completion in group:
             text = tokenizer.decode(completion.token_ids.tolist(), skip_special_tokens=True)
-            cut = completion.finish_reason == "length"
-            result = grade(problem, str(text), truncated=cut, weights=RewardWeights(), process=True)
-            right += result.accuracy or 0.0
-    return right / (len(problems) * samples)
+            answers.append((problem, "" if completion.finish_reason == "length" else str(text)))
+    judgements = Verifiers(VerifierSettings(), check_thought=True).judge(answers)
+    return sum(judgement.verdict == "correct" for judgement in judgements) / len(answers)
 
 
 def test_packaged_base_is_small_and_whole() -> None:
