@@ -2,7 +2,7 @@
 
 STORE/<run>/settings.yaml      every setting, as the run began
 STORE/<run>/policies/          published policy versions
-STORE/<run>/data, index, ...   the history, laid out by `storage`
+STORE/<run>/data, index, ...   the history, laid out by `storage`; elsewhere when `history.url` says so
 """
 
 import fcntl
@@ -17,6 +17,7 @@ from srpo_core.config import Settings
 from srpo_core.settings_file import dump_settings, load_settings
 from storage.files import publish_file
 from storage.history import RunHistory
+from storage.stores import Store, open_store
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -48,8 +49,8 @@ class Run:
 
     @cached_property
     def history(self) -> RunHistory:
-        """The run's committed history."""
-        return RunHistory(self.directory, self.name)
+        """The run's committed history, where its settings keep it. Raises StoreError for a URL that names no place."""
+        return _history(self, self.settings)
 
     @property
     def report(self) -> Path:
@@ -115,18 +116,59 @@ def create_run(store: Path, name: str, settings: Settings) -> Run:
         raise WrongUseError(f"{name!r} cannot name a run: use letters, digits, '.', '_' and '-', at most 64 of them")
     run = Run(store, name)
     text = dump_settings(settings)
-    run.history.create()
+    if (run.directory / "settings.yaml").is_file():
+        _refuse_changes(run, settings)
+    else:
+        _refuse_foreign_history(run, settings)
+    _history(run, settings).create()
 
     def write(path: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
-    publish_file(run.directory / "settings.yaml", run.history.tmp_root, write)
+    publish_file(run.directory / "settings.yaml", run.directory / "_tmp", write)
+    _refuse_changes(run, settings)
+    return run
+
+
+def open_history(store: Path, target: str) -> Store:
+    """Where the history is that `target` names: a URL, a directory of one run or of many, or a run of `store`.
+
+    Raises WrongUseError for what is none of these, StoreError for a URL that names no place.
+    """
+    if "://" in target:
+        return open_store(target)
+    directory = Path(target)
+    if not directory.is_dir():
+        return open_run(store, target).history.store
+    if (directory / "settings.yaml").is_file():
+        return Run(directory.absolute().parent, directory.absolute().name).history.store
+    return open_store(directory)
+
+
+def _history(run: Run, settings: Settings) -> RunHistory:
+    history = RunHistory(run.directory, run.name)
+    if settings.history.url is None:
+        return history
+    store = open_store(f"{settings.history.url.rstrip('/')}/{run.name}", history.tmp_root)
+    return RunHistory(run.directory, run.name, store)
+
+
+def _refuse_foreign_history(run: Run, settings: Settings) -> None:
+    history = _history(run, settings)
+    if settings.history.url is not None and history.has("prompts", stage=0, epoch=0):
+        raise WrongUseError(
+            f"{history.store.root} keeps the history of a run whose directory is not {run.directory}: choose another "
+            "--run-id or another history.url, or put that directory back"
+        )
+
+
+def _refuse_changes(run: Run, settings: Settings) -> None:
     if run.settings != settings:
         changed = ", ".join(_differences(run.settings.model_dump(), settings.model_dump()))
         raise WrongUseError(
-            f"run {name} began with other settings ({changed}): choose another --run-id, or `srpo resume {name}`"
+            f"run {run.name} began with other settings ({changed}): choose another --run-id, or "
+            f"`srpo resume {run.name}`"
         )
-    return run
 
 
 def _differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> Iterator[str]:

@@ -143,6 +143,14 @@ class ResamplingSettings(_Section):
     """`history` is the paper's rule: prompts that were solved every time are dropped, all others stay."""
 
 
+class HistorySettings(_Section):
+    """Where the history is kept."""
+
+    url: Annotated[str, Field(pattern=r"^(file:///.*|s3://[a-z0-9.-]+(/[A-Za-z0-9._=-]+)*/?)$")] | None = None
+    """Place of the history's files, `file:///…` or `s3://bucket/prefix`, in a folder of the run's name; without one,
+    the run's directory. Endpoint, region and credentials come from the environment (AWS_…), never from here."""
+
+
 class StageSettings(_Section):
     """Limits of one training stage."""
 
@@ -193,6 +201,7 @@ class Settings(_Section):
     verifiers: VerifierSettings = VerifierSettings()
     update: UpdateSettings = UpdateSettings()
     resampling: ResamplingSettings = ResamplingSettings()
+    history: HistorySettings = HistorySettings()
     stages: StagesSettings = StagesSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 

@@ -37,6 +37,8 @@ def _rows(section: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _allowed(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_allowed(each) for each in schema["anyOf"])
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:

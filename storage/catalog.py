@@ -15,45 +15,56 @@ import duckdb
 import pyarrow as pa
 
 from storage.files import StoreError, replace_file
+from storage.stores import Store, open_store
 from storage.tables import INDEX, PUBLISHED
 
 SEED = "empty.parquet"  # the zero-row file of every table: a view over a glob without files cannot be made
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?: .*\n)+[\w.]+: ")
 _HIVE = {"run": "VARCHAR", "stage": "BIGINT", "epoch": "BIGINT", "step": "BIGINT"}
 
 
-def connect(directory: Path) -> duckdb.DuckDBPyConnection:
+def connect(where: Path | str | Store) -> duckdb.DuckDBPyConnection:
     """A connection in memory with all views and macros over a run's directory or a store of runs.
 
     It may read and write like any DuckDB connection: for people, use `readonly.open_readonly`. Raises StoreError.
     """
+    store = open_store(where) if isinstance(where, Path | str) else where
+    script = _script(store)
     connection = in_memory()
     try:
-        connection.execute(_script(directory))
+        store.prepare(connection)
+        connection.execute(script)
     except duckdb.Error as error:
         connection.close()
-        raise StoreError(f"The views over {directory} cannot be made: {error}") from error
+        raise StoreError(f"The views over {store.root} cannot be made: {told(error)}") from error
     return connection
 
 
-def build_catalog(directory: Path) -> None:
+def build_catalog(directory: Path, store: Store | None = None) -> None:
     """Write `directory`/history.duckdb anew: the same views and macros, for other DuckDB clients.
+
+    They are over `store`, or without one over `directory` itself.
 
     Checked with 1.5.6, which answers everything but token ids (it lacks BYTE_STREAM_SPLIT of integers). DuckDB
     mistakes a '?' in a database's path for a query string: a store's path may not hold one.
     Raises StoreError, StoreFull.
     """
 
+    script = _script(store or open_store(directory))
+
     def write(path: Path) -> None:
         with in_memory() as connection:
+            if store is not None:
+                store.prepare(connection)
             # v1.0.0: so that clients older than the one that writes can open the file.
             connection.execute(f"ATTACH {literal(path)} AS history (STORAGE_VERSION 'v1.0.0'); USE history")
-            connection.execute(_script(directory))
+            connection.execute(script)
             connection.execute("USE memory; DETACH history")
 
     try:
         replace_file(directory / "history.duckdb", directory / "_tmp", write)
     except duckdb.Error as error:
-        raise StoreError(f"{directory / 'history.duckdb'} cannot be made: {error}") from error
+        raise StoreError(f"{directory / 'history.duckdb'} cannot be made: {told(error)}") from error
 
 
 def in_memory() -> duckdb.DuckDBPyConnection:
@@ -70,7 +81,12 @@ def run_query(
         relation = connection.sql(query, params=given)
         return relation.to_arrow_table() if relation is not None else pa.table({})
     except (duckdb.Error, RuntimeError) as error:
-        raise StoreError(f"The query failed: {error}") from error
+        raise StoreError(f"The query failed: {told(error)}") from error
+
+
+def told(error: Exception) -> str:
+    """What DuckDB says went wrong; of what a store raised underneath it, the message alone."""
+    return _TRACEBACK.sub("", str(error))
 
 
 def literal(text: str | Path) -> str:
@@ -78,13 +94,8 @@ def literal(text: str | Path) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def escaped(directory: Path) -> str:
-    """A directory's absolute path as a glob that matches it alone."""
-    return re.sub(r"[\[*?]", r"[\g<0>]", str(directory.absolute()))
-
-
-def _script(directory: Path) -> str:
-    root = _root(directory)
+def _script(store: Store) -> str:
+    root = _root(store)
     statements = []
     for table in (INDEX, *PUBLISHED):
         place = "index" if table is INDEX else f"tables/{table.name}"
@@ -99,16 +110,20 @@ def _script(directory: Path) -> str:
     return ";\n".join(statements)
 
 
-def _root(directory: Path) -> str:
-    """The glob under which runs lie: the directory itself for a run, one level more for a store of runs."""
-    if not directory.is_dir():
-        raise StoreError(f"{directory} does not exist or is not a directory: check the path of the run or store.")
-    root = escaped(directory)
-    if next(directory.glob(f"index/run=*/stage=0/epoch=0/{SEED}"), None):
-        return root
-    if next(directory.glob(f"*/index/run=*/stage=0/epoch=0/{SEED}"), None):
-        return root + "/*"
-    raise StoreError(f"{directory} keeps no run: give a run's directory, or a directory of runs, or start a run first.")
+def _root(store: Store) -> str:
+    """The glob under which runs lie: the store's root for a run, one level more for a store of runs."""
+
+    def keeps_run(folder: str) -> bool:
+        runs = store.folders(f"{folder}index")
+        return any(store.exists(f"{folder}index/{run}/stage=0/epoch=0/{SEED}") for run in runs)
+
+    if keeps_run(""):
+        return store.pattern
+    if any(keeps_run(f"{folder}/") for folder in store.folders("")):
+        return store.pattern + "/*"
+    raise StoreError(
+        f"{store.root} does not exist or keeps no run: give a run's place, or a place of runs, or start a run first."
+    )
 
 
 def _scan(root: str, place: str, keys: Sequence[str]) -> str:

@@ -5,17 +5,21 @@ existing file, so the first writer wins and every later attempt adopts what stan
 tokens, and replacing a file would swap data under a reader. Whoever holds a temporary holds a lock on it; what
 nobody holds is an orphan of a killed process, and `sweep` removes it.
 
-Needs a file system with hard links and `flock` (every ordinary local one). Object stores are not covered.
+Needs a file system with hard links and `flock` (every ordinary local one). `LocalStore` is a store over it, as
+`storage.stores.Store` describes.
 """
 
 import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import duckdb
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -32,6 +36,92 @@ class StoreFull(StoreError):  # noqa: N818 - named for what happened
 
 class CorruptFile(StoreError):  # noqa: N818 - named for what was found
     """A published file is missing, cut short, or holds other bytes than were committed."""
+
+
+class MissingFile(CorruptFile):
+    """There is no file under the name that was asked for."""
+
+
+class LocalStore:
+    """A directory of published files (see `storage.stores.Store`); temporaries are in its `_tmp`."""
+
+    def __init__(self, directory: Path) -> None:
+        """Name a directory; nothing is touched."""
+        self._directory = directory.absolute()
+
+    @property
+    def root(self) -> str:
+        """The directory's absolute path."""
+        return str(self._directory)
+
+    @property
+    def pattern(self) -> str:
+        """The directory as a glob that matches it alone."""
+        return re.sub(r"[\[*?]", r"[\g<0>]", self.root)
+
+    def url(self, key: str) -> str:
+        """The path of a key."""
+        return str(self._directory / key)
+
+    def create(self) -> None:
+        """Make the directory; refuse a file system without hard links or locks. Raises StoreError."""
+        tmp_root = self._directory / "_tmp"
+        with _explained(self._directory):
+            make_directory(tmp_root)
+            _probe(tmp_root)
+
+    def publish(self, key: str, write: Callable[[Path], None]) -> bool:
+        """Publish one file, see `publish_file`. Raises StoreFull, StoreError."""
+        return publish_file(self._directory / key, self._directory / "_tmp", write)
+
+    def exists(self, key: str) -> bool:
+        """Whether a key is published. Raises StoreError."""
+        with _explained(self._directory / key):
+            return (self._directory / key).exists()
+
+    def read(self, key: str) -> bytes:
+        """A published file, whole. Raises MissingFile, CorruptFile."""
+        path = self._directory / key
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise MissingFile(f"{path} is missing.") from error
+        except OSError as error:
+            raise CorruptFile(
+                f"{path} cannot be read ({error.strerror}): check the disk and its permissions."
+            ) from error
+
+    def keys(self, folder: str) -> list[str]:
+        """Every key below a folder, sorted. Raises StoreError."""
+        with _explained(self._directory / folder):
+            found = [path for path in (self._directory / folder).rglob("*") if path.is_file()]
+        return sorted(path.relative_to(self._directory).as_posix() for path in found)
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders directly in a folder, sorted. Raises StoreError."""
+        path = self._directory / folder
+        with _explained(path):
+            return sorted(each.name for each in path.iterdir() if each.is_dir()) if path.is_dir() else []
+
+    def settle(self, folder: str) -> None:
+        """Make a folder's entries durable. Raises StoreError."""
+        with _explained(self._directory / folder):
+            fsync(self._directory / folder)
+
+    def remove(self, key: str) -> None:
+        """Remove a published file, durably. Raises StoreError."""
+        path = self._directory / key
+        with _explained(path):
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                fsync(path.parent)
+
+    def sweep(self) -> int:
+        """Remove temporaries that no living process holds; returns how many. Raises StoreError."""
+        return sweep(self._directory / "_tmp")
+
+    def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Nothing to do: DuckDB reads local files."""
 
 
 def publish_file(final: Path, tmp_root: Path, write: Callable[[Path], None]) -> bool:
@@ -171,6 +261,27 @@ def _try_lock(path: Path) -> int | None:
         raise
     os.close(descriptor)
     return None
+
+
+def _probe(tmp_root: Path) -> None:
+    """Refuse a file system on which a second link would replace the first, or a lock would keep nobody out."""
+    with _held_file(tmp_root) as first, _held_file(tmp_root) as second:
+        published = first.with_name(f"{first.name}-probe")
+        try:
+            if not _link(first, published) or _link(second, published):
+                raise StoreError(
+                    f"{tmp_root.parent} cannot keep a history: a second hard link replaced the first, so two writers "
+                    "would overwrite each other. Keep the store on a local file system (ext4, xfs, btrfs, tmpfs)."
+                )
+        finally:
+            published.unlink(missing_ok=True)
+        if (lock := _try_lock(first)) is not None:
+            os.close(lock)
+            raise StoreError(
+                f"{tmp_root.parent} cannot keep a history: its file system's locks (flock) keep nobody out, so a "
+                "living writer's files would be swept away. Keep the store on a local file system (ext4, xfs, btrfs, "
+                "tmpfs)."
+            )
 
 
 def _link(temporary: Path, final: Path) -> bool:

@@ -9,6 +9,8 @@ A run's directory is a store by itself:
     history.duckdb                                          views and macros only
     _tmp/                                                   what is not yet published
 
+The first three may lie elsewhere, in a store of their own (`storage.stores`); the rest is always local.
+
 Every method may be called by any number of processes at once: the first writer wins, the others adopt. Nothing is
 ever rewritten, and nothing here knows the time: a resumed run's tables equal an undisturbed run's.
 """
@@ -27,23 +29,29 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.catalog import SEED, build_catalog, connect, in_memory, literal, run_query
-from storage.files import CorruptFile, StoreError, explain, fsync, make_directory, publish_file, sweep
+from storage.files import CorruptFile, LocalStore, MissingFile, StoreError, explain, make_directory, sweep
+from storage.stores import Store
 from storage.tables import INDEX, PUBLISHED, SHARDS, TABLES, Table, conform, write_parquet
 
 _SHARDS_KEY = b"srpo.shards"  # Parquet metadata of an index file: JSON {shard: {sha256, rows, bytes}}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_ROWS = re.compile(r"/stage=(\d+)/epoch=(\d+)/([^/]+)\.parquet$")
 _PUBLISHED = {table.name: table for table in PUBLISHED}
 
 
 class RunHistory:
-    """The history of run `run`, kept in `directory` (the run's own directory)."""
+    """The history of run `run`, kept in `store`; the catalog and all temporaries are in the run's own `directory`."""
 
-    def __init__(self, directory: Path, run: str) -> None:
-        """Name a history; nothing is touched. Raises StoreError for a run name that cannot be a file's name."""
+    def __init__(self, directory: Path, run: str, store: Store | None = None) -> None:
+        """Name a history; nothing is touched. Without `store`, the run's own directory is the store.
+
+        Raises StoreError for a run name that cannot be a file's name.
+        """
         if not _NAME.fullmatch(run):
             raise StoreError(f"{run!r} cannot name a run: use letters, digits, '.', '_', '-', a letter or digit first.")
         self.directory = directory
         self.run = run
+        self.store: Store = store or LocalStore(directory)
 
     @property
     def tmp_root(self) -> Path:
@@ -55,21 +63,21 @@ class RunHistory:
 
         The catalog is made anew each time, which heals the absolute paths in it after a move. Raises StoreError.
         """
-        others = {path.name for path in self.directory.glob("index/run=*")} - {f"run={self.run}"}
-        if others:
+        if others := [name for name in self.store.folders("index") if name != f"run={self.run}"]:
             raise StoreError(
-                f"{self.directory} already keeps {', '.join(sorted(others))}, not run={self.run}: "
-                "one directory holds one run; choose another directory or the run's own name."
+                f"{self.store.root} already keeps {', '.join(others)}, not run={self.run}: "
+                "one place holds one run; choose another place or the run's own name."
             )
         try:
             for directory in (self.tmp_root, self.directory / "policies"):
                 make_directory(directory)
         except OSError as error:
             raise explain(error, self.directory) from error
+        self.store.create()
         for table in (SHARDS, INDEX, *PUBLISHED):
             name = "step=0/" + SEED if table is SHARDS else SEED
-            self._publish(self._folder(_place(table), 0, 0) / name, table.empty())
-        build_catalog(self.directory)
+            self._publish(f"{self._folder(_place(table), 0, 0)}/{name}", table.empty())
+        build_catalog(self.directory, self.store)
 
     def write_shard(self, stage: int, epoch: int, step: int, shard: int, rows: pa.Table) -> bool:
         """Publish one shard (whole groups, schema `tables.SHARDS`); False: another attempt was first, its shard stands.
@@ -82,42 +90,41 @@ class RunHistory:
 
     def has_shard(self, stage: int, epoch: int, step: int, shard: int) -> bool:
         """Whether this shard is published (its step may not be committed yet)."""
-        return self._shard(stage, epoch, step, shard).exists()
+        return self.store.exists(self._shard(stage, epoch, step, shard))
 
     def is_committed(self, stage: int, epoch: int, step: int) -> bool:
         """Whether the step's index file is there, which is what committed means."""
-        return self._index(stage, epoch, step).exists()
+        return self.store.exists(self._index(stage, epoch, step))
 
     def commit_step(self, stage: int, epoch: int, step: int, shards: int) -> bool:
         """Publish the index of shards 0..`shards`-1; False: the step was committed before.
 
         Raises StoreError when a shard is missing or the shards contradict each other, CorruptFile, StoreFull.
         """
-        final = self._index(stage, epoch, step)
-        if final.exists():
+        key = self._index(stage, epoch, step)
+        if self.store.exists(key):
             return False
-        paths = [self._shard(stage, epoch, step, shard) for shard in range(shards)]
-        if missing := [str(path) for path in paths if not path.exists()]:
-            raise StoreError(f"{final} is not published: write these shards first, they are missing: {missing}.")
+        final = self.store.url(key)
         if shards < 1:
             raise StoreError(f"{final} is not published: a step has at least one shard, not {shards}.")
-        index, described = self._gather(paths)
+        index, described = self._gather([self._shard(stage, epoch, step, shard) for shard in range(shards)], final)
         index = conform(INDEX, index, self._key(stage, epoch, step))
         _check_step(index, final)
-        fsync(paths[0].parent)  # another process may have linked a shard and not come to this
-        return self._publish(final, index, {_SHARDS_KEY.decode(): json.dumps(described, sort_keys=True)})
+        self.store.settle(f"{self._folder('data', stage, epoch)}/step={step}")
+        return self._publish(key, index, {_SHARDS_KEY.decode(): json.dumps(described, sort_keys=True)})
 
     def read_step(self, stage: int, epoch: int, step: int) -> pa.Table:
         """The wide rows of a committed step in the order of its shards, each shard's SHA-256 verified.
 
         Raises StoreError when the step is not committed, CorruptFile when a shard is not what was committed.
         """
-        path = self._index(stage, epoch, step)
-        if not path.exists():
-            raise StoreError(f"Step {step} of epoch {epoch}, stage {stage} is not committed ({path} is missing).")
-        described: dict[str, dict[str, Any]] = json.loads(_read(path).schema.metadata[_SHARDS_KEY])
-        shards = [_read_verified(self.directory / name, facts, path) for name, facts in described.items()]
-        return pa.concat_tables(shards)
+        key = self._index(stage, epoch, step)
+        try:
+            index = self._read(key)
+        except MissingFile as error:
+            raise StoreError(f"Step {step} of epoch {epoch}, stage {stage} is not committed: {error}") from error
+        described: dict[str, dict[str, Any]] = json.loads(index.schema.metadata[_SHARDS_KEY])
+        return pa.concat_tables([self._read_verified(shard, facts, key) for shard, facts in described.items()])
 
     def publish(
         self, table: str, rows: pa.Table | Sequence[Mapping[str, Any]], *, stage: int, epoch: int, name: str = "rows"
@@ -126,12 +133,12 @@ class RunHistory:
 
         Raises StoreError for an unknown table or rows that do not fit, StoreFull.
         """
-        path = self._rows(table, stage, epoch, name)
-        return self._publish(path, conform(_PUBLISHED[table], rows, {"run": self.run, "stage": stage, "epoch": epoch}))
+        key = self._rows(table, stage, epoch, name)
+        return self._publish(key, conform(_PUBLISHED[table], rows, {"run": self.run, "stage": stage, "epoch": epoch}))
 
     def has(self, table: str, *, stage: int, epoch: int, name: str = "rows") -> bool:
         """Whether this file of a table is published. Raises StoreError for an unknown table."""
-        return self._rows(table, stage, epoch, name).exists()
+        return self.store.exists(self._rows(table, stage, epoch, name))
 
     def read(
         self, table: str, *, stage: int | None = None, epoch: int | None = None, name: str | None = None
@@ -141,16 +148,16 @@ class RunHistory:
         A full key is read by its direct path and must be there. Raises StoreError, CorruptFile.
         """
         if stage is not None and epoch is not None and name is not None:
-            path = self._rows(table, stage, epoch, name)
-            if not path.exists():
-                raise StoreError(f"Table {table} has no such rows: {path} is missing.")
-            return _read(path)
-        paths = self._find(table, stage, epoch, name)
-        return pa.concat_tables([_published(table).empty(), *map(_read, paths)])
+            try:
+                return self._read(self._rows(table, stage, epoch, name))
+            except MissingFile as error:
+                raise StoreError(f"Table {table} has no such rows: {error}") from error
+        keys = self._find(table, stage, epoch, name)
+        return pa.concat_tables([_published(table).empty(), *map(self._read, keys)])
 
     def sql(self, query: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> pa.Table:
         """The result of a query over the views (storage/sql/), as of what is committed now. Raises StoreError."""
-        with connect(self.directory) as connection:
+        with connect(self.store) as connection:
             return run_query(connection, query, parameters)
 
     def select(self, selector: str, *, stage: int, epoch: int) -> pa.Table:
@@ -163,63 +170,92 @@ class RunHistory:
         decisions = self._find("decisions", stage, epoch, None)
         if not decisions:
             raise StoreError(f"Stage {stage}, epoch {epoch} has no decisions: publish its prompt set before selecting.")
-        committed = sorted(self._folder("index", stage, epoch).glob("step-*.parquet"))
-        index = committed or [self._folder("index", 0, 0) / SEED]
+        committed = self.store.keys(self._folder("index", stage, epoch))
         with in_memory() as connection:
-            _view(connection, "epoch_rollouts", index)
-            _view(connection, "epoch_decisions", decisions)
+            self.store.prepare(connection)
+            self._view(connection, "epoch_rollouts", committed or [f"{self._folder('index', 0, 0)}/{SEED}"])
+            self._view(connection, "epoch_decisions", decisions)
             connection.execute("CREATE VIEW epoch_prompts AS SELECT * EXCLUDE (keep) FROM epoch_decisions WHERE keep")
             return run_query(connection, query, {"stage": stage, "epoch": epoch})
 
     def sweep(self) -> int:
         """Remove temporaries that no living process holds; returns how many. Raises StoreError."""
-        return sweep(self.tmp_root)
+        return sweep(self.tmp_root) + self.store.sweep()
 
-    def _publish(self, final: Path, rows: pa.Table, metadata: Mapping[str, str] | None = None) -> bool:
-        return publish_file(final, self.tmp_root, lambda path: write_parquet(path, rows, metadata))
+    def _publish(self, key: str, rows: pa.Table, metadata: Mapping[str, str] | None = None) -> bool:
+        return self.store.publish(key, lambda path: write_parquet(path, rows, metadata))
 
     def _key(self, stage: int, epoch: int, step: int) -> dict[str, str | int]:
         return {"run": self.run, "stage": stage, "epoch": epoch, "step": step}
 
-    def _folder(self, place: str, stage: int, epoch: int) -> Path:
+    def _folder(self, place: str, stage: int, epoch: int) -> str:
         if stage < 0 or epoch < 0:
             raise StoreError(f"Stage {stage}, epoch {epoch} cannot be: both count from 0.")
-        return self.directory / place / f"run={self.run}" / f"stage={stage}" / f"epoch={epoch}"
+        return f"{place}/run={self.run}/stage={stage}/epoch={epoch}"
 
-    def _shard(self, stage: int, epoch: int, step: int, shard: int) -> Path:
-        return self._folder("data", stage, epoch) / f"step={step}" / f"shard-{shard:03d}.parquet"
+    def _shard(self, stage: int, epoch: int, step: int, shard: int) -> str:
+        return f"{self._folder('data', stage, epoch)}/step={step}/shard-{shard:03d}.parquet"
 
-    def _index(self, stage: int, epoch: int, step: int) -> Path:
-        return self._folder("index", stage, epoch) / f"step-{step:06d}.parquet"
+    def _index(self, stage: int, epoch: int, step: int) -> str:
+        return f"{self._folder('index', stage, epoch)}/step-{step:06d}.parquet"
 
-    def _rows(self, table: str, stage: int, epoch: int, name: str) -> Path:
+    def _rows(self, table: str, stage: int, epoch: int, name: str) -> str:
         if not _NAME.fullmatch(name) or f"{name}.parquet" == SEED:
             raise StoreError(f"{name!r} cannot name rows of table {table}: use letters, digits, '.', '_', '-'.")
-        return self._folder(_place(_published(table)), stage, epoch) / f"{name}.parquet"
+        return f"{self._folder(_place(_published(table)), stage, epoch)}/{name}.parquet"
 
-    def _find(self, table: str, stage: int | None, epoch: int | None, name: str | None) -> list[Path]:
-        def number(path: Path) -> int:
-            return int(path.name.partition("=")[2])
+    def _find(self, table: str, stage: int | None, epoch: int | None, name: str | None) -> list[str]:
+        """Keys of a table's files in order of stage, epoch and file name."""
+        folder = f"{_place(_published(table))}/run={self.run}"
+        if stage is not None:
+            folder += f"/stage={stage}" + (f"/epoch={epoch}" if epoch is not None else "")
+        found = []
+        for key in self.store.keys(folder):
+            if (match := _ROWS.search(key)) is None or f"{match[3]}.parquet" == SEED:
+                continue
+            if epoch in (None, int(match[2])) and name in (None, match[3]):
+                found.append((int(match[1]), int(match[2]), key))
+        return [key for _, _, key in sorted(found)]
 
-        root = self.directory / _place(_published(table)) / f"run={self.run}"
-        stages = [p for p in root.glob("stage=*") if stage in (None, number(p))]
-        epochs = [p for s in sorted(stages, key=number) for p in sorted(s.glob("epoch=*"), key=number)]
-        found = [p for e in epochs if epoch in (None, number(e)) for p in sorted(e.glob(f"{name or '*'}.parquet"))]
-        return [path for path in found if path.name != SEED]
+    def _read(self, key: str) -> pa.Table:
+        return _parse(self.store.read(key), self.store.url(key))
 
-    def _gather(self, paths: list[Path]) -> tuple[pa.Table, dict[str, dict[str, Any]]]:
+    def _read_verified(self, key: str, facts: Mapping[str, Any], index: str) -> pa.Table:
+        """A shard, parsed from the very bytes whose SHA-256 was compared with the committed one."""
+        path, index = self.store.url(key), self.store.url(index)
+        remedy = (
+            f"Put a good copy back; without one, and as long as no policy was made from the step, remove {path} and "
+            f"{index} and resume the run, which samples it again."
+        )
+        try:
+            data = self.store.read(key)
+        except CorruptFile as error:
+            raise CorruptFile(f"{error} {index} names it. {remedy}") from error
+        if len(data) != facts["bytes"] or hashlib.sha256(data).hexdigest() != facts["sha256"]:
+            raise CorruptFile(
+                f"{path} is not what was committed: {len(data)} bytes, committed were {facts['bytes']} with SHA-256 "
+                f"{facts['sha256'][:12]}…. {remedy}"
+            )
+        return _parse(data, path)
+
+    def _gather(self, keys: list[str], final: str) -> tuple[pa.Table, dict[str, dict[str, Any]]]:
         """The narrow rows of a step's shards with pointers, and what each shard is (sha256, rows, bytes)."""
         narrow = [name for name in INDEX.schema.names if name not in ("file", "row")]
         parts, described = [], {}
-        for path in paths:
-            name = path.relative_to(self.directory).as_posix()
-            part = _read(path, narrow)
+        for key in keys:
+            try:
+                data = self.store.read(key)
+            except MissingFile as error:
+                raise StoreError(f"{final} is not published: write all {len(keys)} shards first; {error}") from error
+            part = _parse(data, self.store.url(key)).select(narrow)  # all of it is checked before it is committed
             row = pa.array(range(part.num_rows), pa.int64())
-            parts.append(part.append_column("file", pa.repeat(name, part.num_rows)).append_column("row", row))
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            described[name] = {"sha256": digest, "rows": part.num_rows, "bytes": path.stat().st_size}
+            parts.append(part.append_column("file", pa.repeat(key, part.num_rows)).append_column("row", row))
+            described[key] = {"sha256": hashlib.sha256(data).hexdigest(), "rows": part.num_rows, "bytes": len(data)}
         return pa.concat_tables(parts), described
+
+    def _view(self, connection: duckdb.DuckDBPyConnection, name: str, keys: Sequence[str]) -> None:
+        files = ", ".join(literal(f"{self.store.pattern}/{key}") for key in keys)
+        connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}], hive_partitioning = false)")
 
 
 def _place(table: Table) -> str:
@@ -233,7 +269,7 @@ def _published(table: str) -> Table:
     raise StoreError(f"There is no table {table!r}: the tables are {', '.join(_PUBLISHED)}.{hint}")
 
 
-def _check_step(index: pa.Table, final: Path) -> None:
+def _check_step(index: pa.Table, final: str) -> None:
     """Refuse shards that together are no step: empty, twice the same rollout or position, a group in two shards."""
 
     def refuse(what: str, which: object) -> StoreError:
@@ -254,35 +290,17 @@ def _check_step(index: pa.Table, final: Path) -> None:
         raise refuse("a group must lie in one shard", spread.slice(0, 3)["prompt_id"].to_pylist())
 
 
-def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A published file's rows, page checksums verified. Raises CorruptFile."""
+def _parse(data: bytes, where: str) -> pa.Table:
+    """The rows of a Parquet file's bytes, page checksums verified. Raises CorruptFile."""
     try:
         # ParquetFile, not read_table: the latter would add the directories' partition columns of its own type.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(columns)
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            return file.read()
     except (pa.ArrowException, OSError, EOFError) as error:
         raise CorruptFile(
-            f"{path} cannot be read ({error}). Put a good copy back; docs/resume.md tells what can be done without one."
+            f"{where} cannot be read ({error}). Put a good copy back; docs/resume.md tells what can be done "
+            "without one."
         ) from error
-
-
-def _read_verified(path: Path, facts: Mapping[str, Any], index: Path) -> pa.Table:
-    """A shard, parsed from the very bytes whose SHA-256 was compared with the committed one."""
-    remedy = (
-        f"Put a good copy back; without one, and as long as no policy was made from the step, remove {path} and "
-        f"{index} and resume the run, which samples it again."
-    )
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CorruptFile(f"{path}, which {index} names, cannot be read ({error.strerror}). {remedy}") from error
-    if len(data) != facts["bytes"] or hashlib.sha256(data).hexdigest() != facts["sha256"]:
-        raise CorruptFile(
-            f"{path} is not what was committed: {len(data)} bytes, committed were {facts['bytes']} with SHA-256 "
-            f"{facts['sha256'][:12]}…. {remedy}"
-        )
-    table: pa.Table = pq.ParquetFile(pa.BufferReader(data)).read()
-    return table
 
 
 def _selector(name: str) -> str:
@@ -291,8 +309,3 @@ def _selector(name: str) -> str:
     if name not in known:
         raise StoreError(f"There is no selector {name!r}: the selectors are {', '.join(known)}.")
     return (folder / f"{name}.sql").read_text(encoding="utf-8")
-
-
-def _view(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[Path]) -> None:
-    files = ", ".join(literal(path.absolute()) for path in paths)
-    connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}], hive_partitioning = false)")

@@ -16,8 +16,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from storage.catalog import connect, escaped, literal, run_query
+from storage.catalog import connect, literal, run_query
 from storage.files import StoreError
+from storage.stores import Store, open_store
 
 # What a query may be made of (DuckDB's names): not INSERT_QUERY_NODE, COPY_QUERY_NODE or what may come.
 _READING_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "CTE_NODE", "RECURSIVE_CTE_NODE"}
@@ -85,21 +86,22 @@ class ReadOnlyStore:
             raise StoreError(f"Refused: the query holds {what}, which writes, and the store is open for reading alone.")
 
 
-def open_readonly(directory: Path) -> ReadOnlyStore:
-    """Open a run's directory or a store of runs for people: the views, and nothing but reading below `directory`.
+def open_readonly(where: Path | str | Store) -> ReadOnlyStore:
+    """Open a run's place or a store of runs for people: the views, and nothing but reading below `where`.
 
     Raises StoreError.
     """
-    connection = connect(directory)
+    store = open_store(where) if isinstance(where, Path | str) else where
+    connection = connect(store)
     try:
         # In this order: the first cannot be set after the second, and nothing after the third.
-        allowed = f"{literal(directory.absolute())}, {literal(escaped(directory))}"  # paths, and the views' globs
+        allowed = f"{literal(store.root)}, {literal(store.pattern)}"  # paths, and the views' globs
         connection.execute(f"SET allowed_directories = [{allowed}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
     except duckdb.Error as error:
         connection.close()
-        raise StoreError(f"{directory} cannot be opened for reading alone: {error}") from error
+        raise StoreError(f"{store.root} cannot be opened for reading alone: {error}") from error
     return ReadOnlyStore(connection)
 
 

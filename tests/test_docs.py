@@ -146,7 +146,7 @@ def test_every_setting_that_is_named_exists(name: str) -> None:
     sections = "|".join(path for path in known if any(other.startswith(f"{path}.") for other in known))
     for code in code_of(TEXTS[name]):
         named = re.findall(rf"(?<![\w/.])(?:{sections})\.[a-z_.0-9]+[a-z0-9_]", code)
-        assert {path for path in named if not path.endswith((".py", ".yaml", ".png"))} <= known, code
+        assert {path for path in named if not path.endswith((".py", ".yaml", ".png", ".sql", ".duckdb"))} <= known, code
 
 
 def test_every_dependency_is_told_with_its_range() -> None:

@@ -1,16 +1,17 @@
 """`srpo sql`: the history, asked by people."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows.commands.common import STORE, StoreOption, told_errors
-from flows.runs import WrongUseError, open_run
+from flows.runs import WrongUseError, open_history
 
 
 def sql(
-    target: Annotated[str, typer.Argument(metavar="RUN", help="A run of the store, or a directory of one or many.")],
+    target: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run of the store, or a directory or URL of one or many.")
+    ],
     query: Annotated[str, typer.Argument(help='One statement that reads, such as "FROM step_stats".')],
     store: StoreOption = STORE,
     output: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
@@ -22,6 +23,5 @@ def sql(
 
         if output not in terminal.FORMATS:
             raise WrongUseError(f"--format {output}: choose one of {', '.join(terminal.FORMATS)}")
-        directory = Path(target) if Path(target).is_dir() else open_run(store, target).directory
-        with open_readonly(directory) as history:
+        with open_readonly(open_history(store, target)) as history:
             terminal.print_rows(history.query(query), output)

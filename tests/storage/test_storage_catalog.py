@@ -15,8 +15,8 @@ from history_samples import fill, shard_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.catalog import build_catalog, connect, escaped, in_memory
-from storage.files import StoreError
+from storage.catalog import build_catalog, connect, in_memory
+from storage.files import LocalStore, StoreError
 from storage.history import RunHistory
 from storage.readonly import open_readonly
 from storage.tables import TABLES
@@ -300,4 +300,4 @@ def test_readonly_refuses_and_says_why(filled: RunHistory, query: str, why: str)
 
 
 def test_escaped_path_is_no_pattern() -> None:
-    assert escaped(Path("/a[b]*?")) == "/a[[]b][*][?]"
+    assert LocalStore(Path("/a[b]*?")).pattern == "/a[[]b][*][?]"

@@ -24,8 +24,9 @@ PROMPTS, STEPS = 24, 400
 NOBODY = 65534
 
 
-def start_writer(directory: Path, steps: int, prompts: int, tokens: int) -> subprocess.Popen[str]:
+def start_writer(directory: Path, steps: int, prompts: int, tokens: int, url: str = "") -> subprocess.Popen[str]:
     command = [sys.executable, str(HERE / "writer_process.py"), str(directory), str(steps), str(prompts), str(tokens)]
+    command += [url] if url else []
     root = str(HERE.parents[1])
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}

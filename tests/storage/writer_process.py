@@ -1,6 +1,6 @@
 """A real writer process: says ready, waits for a line, writes steps that differ from attempt to attempt, commits them.
 
-usage: writer_process.py DIRECTORY STEPS PROMPTS TOKENS
+usage: writer_process.py DIRECTORY STEPS PROMPTS TOKENS [URL]
 Prints "step shard published committed" lines as it goes. Nothing is seeded: a retried sampler draws other tokens.
 """
 
@@ -11,11 +11,13 @@ from pathlib import Path
 from history_samples import shard_rows
 
 from storage.history import RunHistory
+from storage.stores import open_store
 
 
 def main() -> None:
-    directory, (steps, prompts, tokens) = Path(sys.argv[1]), map(int, sys.argv[2:])
-    history = RunHistory(directory, "r1")
+    directory, (steps, prompts, tokens) = Path(sys.argv[1]), map(int, sys.argv[2:5])
+    store = open_store(sys.argv[5], directory / "_tmp") if sys.argv[5:] else None
+    history = RunHistory(directory, "r1", store)
     names = [[f"{shard}-{i}" for i in range(prompts)] for shard in range(2)]
     print("ready", flush=True)
     sys.stdin.readline()
