@@ -30,7 +30,7 @@ STAGES = {1: "stage 1: math", 2: "stage 2: math and code"}
 ACCURACY = {
     "math": charts.DOMAINS["math"],
     "code": charts.DOMAINS["code"],
-    "progress": Style("all, dropped prompts counted as solved", "#222222", (1, 2), "diamond"),
+    "progress": Style("all prompts, those left out as at their last visit", "#222222", (1, 2), "diamond"),
 }
 VARIANCE = {
     "same": Style("all alike: nothing to learn from", "#222222", (), "circle"),

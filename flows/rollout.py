@@ -1,5 +1,6 @@
 """Sampling: the rollouts of one epoch, step after step, into the history."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import State, flow, task
@@ -9,10 +10,11 @@ from prefect.states import Cancelled
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published
-from flows.rows import GradedRollout, shard_table
+from flows.rows import GradedRollout, informative_groups, mark_used, shard_table
 from flows.runs import Run, open_run
 from flows.sampler import Sampler
 from flows.together import StageStoppedError, check_stop, stage_begins, wait_until
+from srpo_core.dynamic_sampling import StepRounds
 from srpo_core.problems.problem import Problem
 from srpo_core.seeds import derive_seed
 
@@ -36,6 +38,7 @@ class EpochSampling:
     def __init__(self, run: Run, stage: int, epoch: int, sampler: Sampler) -> None:
         self._run = run
         self._plan: EpochPlan = read_plan(run, stage, epoch)
+        self._problems = {problem.id: problem for problems in self._plan.steps for problem in problems}
         self._sampler = sampler
 
     def sample_missing_steps(self) -> None:
@@ -48,36 +51,72 @@ class EpochSampling:
                 sample_step(self, step)
 
     def sample_step(self, step: int) -> None:
-        """Sample what is missing of one step, grade it, and commit the step."""
-        plan, history, settings = self._plan, self._run.history, self._run.settings
-        version = plan.sampled_by(step, settings.rollout.max_staleness)
-        problems = plan.steps[step]
-        shard_size = settings.rollout.groups_per_shard
-        shards = [problems[first : first + shard_size] for first in range(0, len(problems), shard_size)]
-        stopwatch = Stopwatch()
-        for shard, shard_problems in enumerate(shards):
-            if not history.has_shard(plan.stage, plan.epoch, step, shard):
-                with stopwatch.measure("load"):
-                    self._sampler.load(checked_policy(self._run, version))
-                graded = self._sample(step, shard_problems, stopwatch)
-                with stopwatch.measure("store"):
-                    first_position = shard * shard_size * settings.rollout.group_size
-                    table = shard_table(graded, first_position=first_position, policy_version=version)
-                    history.write_shard(plan.stage, plan.epoch, step, shard, table)
+        """Sample what is missing of one step, round by round, grade it, and commit the step.
+
+        What is published already is read back, not sampled again: the next round follows from it, so that a step
+        that was interrupted between rounds goes on as it would have.
+        """
+        plan, history, shard_size = self._plan, self._run.history, self._run.settings.rollout.groups_per_shard
+        rounds, stopwatch, shards = self._rounds(step), Stopwatch(), 0
+        while prompts := rounds.next_round():
+            for first in range(0, len(prompts), shard_size):
+                if not history.has_shard(plan.stage, plan.epoch, step, shards):
+                    self._write_shard(step, shards, prompts[first : first + shard_size], rounds, stopwatch)
+                # Read back even if just written: another attempt's shard may have been first.
+                rows = history.read_shard(plan.stage, plan.epoch, step, shards, ["prompt_id", "accuracy"])
+                rounds.record(informative_groups(rows))
+                shards += 1
         publish_metrics(
             self._run,
             "rollout",
-            stopwatch.seconds,
+            self._accounts(rounds) | stopwatch.seconds,
             stage=plan.stage,
             epoch=plan.epoch,
             step=step,
-            policy_version=version,
+            policy_version=self._version(step),
         )
-        history.commit_step(plan.stage, plan.epoch, step, len(shards))
+        history.commit_step(plan.stage, plan.epoch, step, shards)
+
+    def _version(self, step: int) -> int:
+        """The policy version that samples the step."""
+        return self._plan.sampled_by(step, self._run.settings.rollout.max_staleness)
+
+    def _rounds(self, step: int) -> StepRounds:
+        plan, settings = self._plan, self._run.settings
+        return StepRounds(
+            [problem.id for problem in plan.steps[step]],
+            self._problems,
+            needed=settings.rollout.prompts_per_step,
+            max_rounds=settings.rollout.dynamic_sampling_rounds,
+            seed_key=(settings.seed, "refill", plan.stage, plan.epoch, step),
+        )
+
+    def _accounts(self, rounds: StepRounds) -> dict[str, float]:
+        """What dynamic sampling took of the step; nothing when it is off."""
+        if not rounds.is_dynamic:
+            return {}
+        discarded = rounds.groups - rounds.used_groups
+        return {
+            "dynamic_sampling/rounds": rounds.rounds,
+            "dynamic_sampling/discarded_rollouts": discarded * self._run.settings.rollout.group_size,
+            "dynamic_sampling/missing_groups": rounds.missing,
+        }
+
+    def _write_shard(
+        self, step: int, shard: int, prompts: Sequence[str], rounds: StepRounds, stopwatch: Stopwatch
+    ) -> None:
+        plan, version = self._plan, self._version(step)
+        with stopwatch.measure("load"):
+            self._sampler.load(checked_policy(self._run, version))
+        graded = self._sample(step, [self._problems[prompt] for prompt in prompts], stopwatch)
+        with stopwatch.measure("store"):
+            first_position = rounds.groups * self._run.settings.rollout.group_size
+            table = shard_table(graded, first_position=first_position, policy_version=version)
+            table = mark_used(table, rounds.used(informative_groups(table)))
+            self._run.history.write_shard(plan.stage, plan.epoch, step, shard, table)
 
     def _wait_for_policy(self, step: int) -> None:
-        version = self._plan.sampled_by(step, self._run.settings.rollout.max_staleness)
-        wait_until(lambda: is_published(self._run, self._plan, version))
+        wait_until(lambda: is_published(self._run, self._plan, self._version(step)))
 
     def _sample(self, step: int, problems: list[Problem], stopwatch: Stopwatch) -> list[GradedRollout]:
         plan, settings = self._plan, self._run.settings

@@ -1,13 +1,15 @@
 """Rollouts as rows of the history, and rows of the history as the batch of an update."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from srpo_core.dynamic_sampling import is_informative
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.rewards.grade import Grade
 from srpo_core.rollout.rollouts import Rollout
@@ -40,7 +42,7 @@ def rollout_row(rollout: Rollout, grade: Grade, *, policy_version: int) -> dict[
 
 
 def shard_table(graded: Sequence[GradedRollout], *, first_position: int, policy_version: int) -> pa.Table:
-    """Wide rows of one shard; the first stands at `first_position` of its step."""
+    """Wide rows of one shard, but for `used`; the first stands at `first_position` of its step."""
     rows = []
     for place, (rollout, grade) in enumerate(graded):
         row = rollout_row(rollout, grade, policy_version=policy_version)
@@ -63,8 +65,23 @@ def _list_array(values: Sequence[npt.NDArray[Any]], column: str) -> pa.ListArray
     return pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(values)), type=list_type)
 
 
+def informative_groups(rows: pa.Table) -> dict[str, bool]:
+    """By prompt, in the order of the rows: whether the graded accuracies of its group differ."""
+    groups: dict[str, list[float | None]] = {}
+    for prompt_id, accuracy in zip(rows["prompt_id"].to_pylist(), rows["accuracy"].to_pylist(), strict=True):
+        groups.setdefault(prompt_id, []).append(accuracy)
+    return {prompt_id: is_informative(accuracies) for prompt_id, accuracies in groups.items()}
+
+
+def mark_used(rows: pa.Table, used: Mapping[str, bool]) -> pa.Table:
+    """The rows of a shard with what is known once they are graded: whether the update uses them, by prompt."""
+    return rows.append_column("used", pa.array([used[prompt] for prompt in rows["prompt_id"].to_pylist()], pa.bool_()))
+
+
 def training_batch(rows: pa.Table) -> RolloutBatch:
-    """The rollouts of one committed step; wide rows, groups by prompt."""
+    """The rollouts of one committed step that its update uses, perhaps none; wide rows, groups by prompt."""
+    if not pc.all(rows["used"]).as_py():  # a filter copies every token; without dynamic sampling there is no need
+        rows = rows.filter(pc.field("used"))
     prompt_ids = rows["prompt_id"].combine_chunks().dictionary_encode()
     return RolloutBatch(
         prompts=list(_ragged(rows, "prompt_token_ids")),

@@ -13,7 +13,7 @@ _KINDS = ("generate", "grade", "update", "evaluate", "load", "store", "checkpoin
 
 _TOTALS = """
     SELECT stage, count(DISTINCT epoch) AS epochs, count(DISTINCT (epoch, step)) AS steps, count(*) AS rollouts,
-           sum(completion_tokens)::BIGINT AS tokens
+           count(*) FILTER (NOT used) AS discarded, sum(completion_tokens)::BIGINT AS tokens
     FROM rollouts GROUP BY stage ORDER BY stage
 """
 _SECONDS = """
@@ -31,7 +31,8 @@ _EVALUATIONS = """
 class Status:
     """Where a run stands.
 
-    `stages` has epochs, steps, rollouts and tokens so far and, once it has ended, why. `seconds` is by kind of work.
+    `stages` has epochs, steps, rollouts (and how many of them dynamic sampling discarded) and tokens so far and, once
+    it has ended, why. `seconds` is by kind of work.
     `evaluations` are {stage, after, domain, class, n, pass_at_1, low, high}; null means all domains or classes;
     `after` counts finished epochs of the stage, and stage 0 is the base policy.
     """
@@ -60,7 +61,7 @@ def read_status(run: Run) -> Status:
     stages = []
     for stage in (MATH, MATH_AND_CODE):
         if history.has("epochs", stage=stage, epoch=0):
-            done = totals.get(stage, {"epochs": 0, "steps": 0, "rollouts": 0, "tokens": 0})
+            done = totals.get(stage, {"epochs": 0, "steps": 0, "rollouts": 0, "discarded": 0, "tokens": 0})
             ended = [row for row in transitions if row["stage"] == stage and row["decision"] != "continue"]
             reason = ended[0]["reason"] if ended else None
             stages.append({**done, "stage": stage, "ended": reason})

@@ -52,10 +52,11 @@ def print_status(status: Status) -> None:
     """Where a run stands, with its table of evaluations."""
     console.print(f"run {status.run}: {status.state}")
     for stage in status.stages:
+        discarded = f" ({stage['discarded']:,} discarded)" if stage["discarded"] else ""
         ended = f"; ended: {stage['ended']}" if stage["ended"] else ""
         console.print(
             f"  stage {stage['stage']}: {stage['epochs']} epochs, {stage['steps']} steps, "
-            f"{stage['rollouts']:,} rollouts, {stage['tokens']:,} tokens{ended}"
+            f"{stage['rollouts']:,} rollouts{discarded}, {stage['tokens']:,} tokens{ended}"
         )
     if status.evaluations:
         console.print(evaluation_table(status))

@@ -1,6 +1,5 @@
 """When a stage ends, and the step from stage 1 (math) to stage 2 (math and code)."""
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,11 @@ from flows.progress import announce
 from flows.runs import Run, open_run
 from flows.stages import MATH, MATH_AND_CODE
 
-# The accuracy that a stage has reached, step by step, over all prompts it began with. History Resampling makes the
-# rollouts' own accuracy fall by dropping what is solved: a dropped prompt counts as solved here.
-_PROGRESS = """
-    SELECT regr_slope(accuracy, n) AS slope, count(*) AS steps
-    FROM (SELECT accuracy, n FROM stage_progress WHERE stage = $stage ORDER BY n DESC LIMIT $window)
+# storage/sql/transition.sql tells the rule.
+_DECISION = """
+    SELECT * EXCLUDE (run)
+    FROM stage_decision($stage, $epoch, $window, $min_gain, $max_steps, $min_prompts)
 """
-
-
-@dataclass(frozen=True)
-class StageDecision:
-    """Whether a stage goes on after an epoch, and the figures that this rests on; `slope` in accuracy per step."""
-
-    decision: str
-    reason: str
-    slope: float | None
-    gain: float | None
-    window: int
-    steps: int
 
 
 def decide_stage(run: Run, stage: int, epoch: int) -> str:
@@ -39,36 +25,22 @@ def decide_stage(run: Run, stage: int, epoch: int) -> str:
     forgets the rest), at its step limit, and, stage 1, when the accuracy is flat.
     """
     if not run.history.has("transitions", stage=stage, epoch=epoch):
-        decision = _decide(run, stage, epoch)
-        run.history.publish("transitions", [asdict(decision)], stage=stage, epoch=epoch)
+        decision = run.history.sql(_DECISION, _thresholds(run, stage) | {"stage": stage, "epoch": epoch})
+        run.history.publish("transitions", decision, stage=stage, epoch=epoch)
     row = run.history.read("transitions", stage=stage, epoch=epoch, name="rows").to_pylist()[0]
     announce(f"stage {stage} · epoch {epoch} · {row['decision']}: {row['reason']}")
     return str(row["decision"])
 
 
-def _decide(run: Run, stage: int, epoch: int) -> StageDecision:
-    settings = run.settings.stages
-    window, min_gain = settings.transition.window, settings.transition.min_gain
-    limit = (settings.math if stage == MATH else settings.math_and_code).max_steps
-    steps = sum(len(read_plan(run, stage, past).steps) for past in range(epoch + 1))
-    fit = run.history.sql(_PROGRESS, {"stage": stage, "window": window}).to_pylist()[0]
-    slope = fit["slope"] if fit["steps"] == window else None
-    gain = None if slope is None else slope * window
-    end = "switch" if stage == MATH else "finish"
-
-    def decided(decision: str, reason: str) -> StageDecision:
-        return StageDecision(decision, reason, slope, gain, window, steps)
-
-    decisions = run.history.read("decisions", stage=stage, epoch=epoch + 1, name="rows").to_pylist()
-    left, needed = sum(row["keep"] for row in decisions), run.settings.rollout.prompts_per_step
-    if left < needed:
-        return decided(end, f"{left} prompts are left to learn from, fewer than one step's {needed}")
-    if steps >= limit:
-        return decided(end, f"the step limit of {limit} is reached ({steps} steps)")
-    if stage == MATH and gain is not None and gain < min_gain:
-        return decided(end, f"the math accuracy is flat: {gain:+.3f} over {window} steps, less than {min_gain}")
-    told = f"accuracy {gain:+.3f} over {window} steps" if gain is not None else f"fewer than the {window} of a window"
-    return decided("continue", f"{steps} of at most {limit} steps; {told}")
+def _thresholds(run: Run, stage: int) -> dict[str, float]:
+    """What the settings say about the end of a stage, as `stage_decision` takes it."""
+    stages = run.settings.stages
+    return {
+        "window": stages.transition.window,
+        "min_gain": stages.transition.min_gain,
+        "max_steps": (stages.math if stage == MATH else stages.math_and_code).max_steps,
+        "min_prompts": run.settings.rollout.prompts_per_step,
+    }
 
 
 @flow(name="transition", flow_run_name="{run} · stage 1 to stage 2, after epoch {epoch} · transition")

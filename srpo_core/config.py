@@ -59,6 +59,9 @@ class RolloutSettings(_Section):
     max_staleness: Annotated[int, Field(ge=0, le=8)] = 0
     """Policy versions by which a rollout may lag behind the update that uses it. 0 is strictly on-policy; with k,
     step n is sampled by the version that step n-k produced, so that sampling and updating overlap."""
+    dynamic_sampling_rounds: Annotated[int, Field(ge=0, le=100)] = 0
+    """DAPO's dynamic sampling: groups of equal accuracy are set aside, and the step is refilled with further prompts
+    of the epoch until `prompts_per_step` groups are left or this many rounds were sampled. 0: off."""
 
 
 class RewardSettings(_Section):

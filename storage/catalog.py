@@ -104,7 +104,7 @@ def _script(store: Store) -> str:
         for column in table.columns:
             statements.append(f"COMMENT ON COLUMN {table.name}.{column.name} IS {literal(column.description)}")
     sql = package_files("storage") / "sql"
-    for name in ("macros.sql", "views.sql"):
+    for name in ("macros.sql", "views.sql", "transition.sql"):
         text = (sql / name).read_text(encoding="utf-8")
         statements.append(text.replace("{shards}", _scan(root, "data", tuple(_HIVE))))
     return ";\n".join(statements)

@@ -92,6 +92,11 @@ class RunHistory:
         """Whether this shard is published (its step may not be committed yet)."""
         return self.store.exists(self._shard(stage, epoch, step, shard))
 
+    def read_shard(self, stage: int, epoch: int, step: int, shard: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a published shard, whether its step is committed or not. Raises StoreError, CorruptFile."""
+        key = self._shard(stage, epoch, step, shard)
+        return _parse(self.store.read(key), self.store.url(key), columns)
+
     def is_committed(self, stage: int, epoch: int, step: int) -> bool:
         """Whether the step's index file is there, which is what committed means."""
         return self.store.exists(self._index(stage, epoch, step))
@@ -290,12 +295,12 @@ def _check_step(index: pa.Table, final: str) -> None:
         raise refuse("a group must lie in one shard", spread.slice(0, 3)["prompt_id"].to_pylist())
 
 
-def _parse(data: bytes, where: str) -> pa.Table:
+def _parse(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a Parquet file's bytes, page checksums verified. Raises CorruptFile."""
     try:
         # ParquetFile, not read_table: the latter would add the directories' partition columns of its own type.
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            return file.read()
+            return file.read(columns)
     except (pa.ArrowException, OSError, EOFError) as error:
         raise CorruptFile(
             f"{where} cannot be read ({error}). Put a good copy back; docs/resume.md tells what can be done "

@@ -88,6 +88,7 @@ _NARROW = (
     _PROMPT, _DOMAIN, _DIFFICULTY, _SAMPLE, _SEED, _VERSION,
     Column("prompt_tokens", _INT, "length of the prompt, in tokens"),
     _COMPLETION_TOKENS, _FINISH, *_GRADES,
+    Column("used", _BOOL, "whether the update uses it; false: discarded by dynamic sampling"),
 )  # fmt: skip
 WIDE_ONLY = (
     Column("prompt", _TEXT, "the prompt as text, template included"),
@@ -169,7 +170,8 @@ PUBLISHED = (
         Column("slope", _FLOAT, "slope of stage_progress.accuracy, per step; null: too few steps", nullable=True),
         Column("gain", _FLOAT, "gain of that accuracy over the window; null: too few steps", nullable=True),
         Column("window", _INT, "length of the window, in steps"),
-        Column("steps", _INT, "steps of the stage so far, a count"))),
+        Column("steps", _INT, "steps of the stage so far, a count"),
+        Column("prompts", _INT, "prompts left for the next epoch, a count"))),
 )  # fmt: skip
 TABLES = {table.name: table for table in (INDEX, *PUBLISHED)}
 

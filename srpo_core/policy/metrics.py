@@ -1,6 +1,7 @@
 """What an update reports of itself, named as TRL names it."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ def zero_variance_share(values: npt.NDArray[np.float64], groups: npt.NDArray[np.
 
 
 def update_metrics(batch: RolloutBatch, advantages: npt.NDArray[np.float64], totals: UpdateTotals) -> dict[str, float]:
-    """The figures of one update; means over tokens are over those that went through the model.
+    """The figures of one update; means over tokens are over those that went through the model; of no rollouts, NaN.
 
     `sampling/sampling_logp_difference/max` compares the sampler's log-probabilities with the trainer's before the
     first optimizer step: on-policy it shows whether both compute the same policy.
@@ -52,16 +53,17 @@ def update_metrics(batch: RolloutBatch, advantages: npt.NDArray[np.float64], tot
     lengths = batch.completion_lengths
     graded = batch.rewards[~np.isnan(batch.rewards)]
     trained = max(totals.tokens, 1)
+    tokens = max(int(lengths.sum()), 1)
     return {
         "loss": totals.loss / max(len(totals.gradient_norms), 1),
-        "reward": float(graded.mean()) if len(graded) else float("nan"),
+        "reward": _mean(graded),
         "reward_std": float(graded.std()) if len(graded) else float("nan"),
         "frac_reward_zero_std": zero_variance_share(batch.rewards, batch.groups),
-        "frac_ungraded": 1 - len(graded) / len(batch.rewards),
-        "frac_tokens_skipped": float(lengths[advantages == 0.0].sum() / lengths.sum()),
+        "frac_ungraded": 1 - _mean(~np.isnan(batch.rewards)),
+        "frac_tokens_skipped": float(lengths[advantages == 0.0].sum() / tokens),
         "num_tokens": float(lengths.sum()),
-        "completions/mean_length": float(lengths.mean()),
-        "completions/clipped_ratio": float(batch.truncated.mean()),
+        "completions/mean_length": _mean(lengths),
+        "completions/clipped_ratio": _mean(batch.truncated),
         "entropy": totals.entropy / trained,
         "clip_ratio/low_mean": totals.clipped_low / trained,
         "clip_ratio/high_mean": totals.clipped_high / trained,
@@ -71,3 +73,7 @@ def update_metrics(batch: RolloutBatch, advantages: npt.NDArray[np.float64], tot
         "grad_norm": float(np.mean(totals.gradient_norms)) if totals.gradient_norms else 0.0,
         "optimizer_steps": float(len(totals.gradient_norms)),
     }
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else float("nan")

@@ -118,18 +118,6 @@ GROUP BY ALL;
 COMMENT ON VIEW bucket_transitions IS
     'prompts (a count) that went from one bucket to another between a visit in one epoch and their next visit in a later one';
 
--- A resampled epoch's own accuracy falls when solved prompts are dropped: here a dropped prompt counts as solved.
-CREATE VIEW stage_progress AS
-SELECT
-    s.run, s.stage, s.epoch, s.step,
-    row_number() OVER (PARTITION BY s.run, s.stage ORDER BY s.epoch, s.step) - 1 AS n,
-    (s.mean_accuracy * e.prompts + (f.prompts - e.prompts)) / f.prompts AS accuracy
-FROM step_stats AS s
-JOIN epochs AS e USING (run, stage, epoch)
-JOIN (SELECT run, stage, prompts FROM epochs WHERE epoch = 0) AS f USING (run, stage);
-COMMENT ON VIEW stage_progress IS
-    'one row per step, numbered n within its stage: accuracy (0 to 1) over all prompts that the stage began with, dropped ones counted as solved';
-
 -- One flip per prompt and kind: the first visit with a correct rollout after a visit whose graded rollouts were all wrong,
 -- with the first wrong and the first correct rollout of the two. Training texts come from the shards of those two alone.
 CREATE VIEW flips AS
@@ -209,3 +197,23 @@ CREATE MACRO rollouts_of(prompt) AS TABLE
     SELECT * FROM trajectories WHERE prompt_id = prompt ORDER BY run, stage, epoch, step, sample;
 COMMENT ON MACRO TABLE rollouts_of IS
     'every committed rollout of one prompt, oldest first, with texts and tokens: FROM rollouts_of(''0123456789abcdef'')';
+
+CREATE VIEW sampling_accounts AS
+SELECT
+    *,
+    discarded / rollouts AS discarded_share,
+    sum(rollouts) OVER so_far::BIGINT AS rollouts_so_far,
+    sum(tokens) OVER so_far::BIGINT AS tokens_so_far
+FROM (
+    SELECT
+        run, stage, epoch, step,
+        count(*) AS rollouts,
+        count(*) FILTER (used) AS used,
+        count(*) FILTER (NOT used) AS discarded,
+        sum(completion_tokens)::BIGINT AS tokens
+    FROM rollouts
+    GROUP BY run, stage, epoch, step
+)
+WINDOW so_far AS (PARTITION BY run ORDER BY stage, epoch, step);
+COMMENT ON VIEW sampling_accounts IS
+    'one row per step: rollouts that were sampled, used by the update and discarded by dynamic sampling (counts; share 0 to 1), and what the run had sampled by then (rollouts, tokens)';

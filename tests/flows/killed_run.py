@@ -64,8 +64,14 @@ def _publishing(table: str) -> Callable[[int], None]:
     return before
 
 
+def _before_a_refill(call: int) -> None:
+    planned = 3  # shards of a planned step of tests/flows/tiny.yaml, at most
+    _before(storage.history.RunHistory, "write_shard", call, lambda *arguments: arguments[4] >= planned)
+
+
 MOMENTS: dict[str, Callable[[int], None]] = {
     "in the middle of a shard": _torn_shard,
+    "before a refill": _before_a_refill,
     "between shards and index": lambda call: _before(storage.history.RunHistory, "commit_step", call),
     "in the update": lambda call: _before(torch.optim.AdamW, "step", call),
     "before the checkpoint is published": lambda call: _before(flows.update, "publish_directory", call),

@@ -86,7 +86,7 @@ def shard(groups: dict[str, tuple[float, ...]], completions: dict[str, str]) -> 
             grade = {"verdict": "graded", "accuracy": accuracy, "format": 1.0, "reward": accuracy + 0.1}
             texts = {"prompt": f"{prompt}?", "completion": completions.get(prompt, f"{prompt}{sample}")}
             tokens = {"prompt_token_ids": [1], "token_ids": [2, 3], "logprobs": [-0.5, -0.5]}
-            kept = {"sample": sample, "seed": sample, "policy_version": 0}
+            kept = {"sample": sample, "seed": sample, "policy_version": 0, "used": True}
             rows.append(given | kept | length | grade | texts | tokens)
     return pa.Table.from_pylist(rows, schema=pa.schema([f for f in SHARDS.schema if f.name not in SHARDS.key]))
 
@@ -120,7 +120,9 @@ def train(run: Run, stage: int, epoch: int, version: int, groups: dict[str, tupl
 
 def move(run: Run, stage: int, epoch: int, decision: str, reason: str, gain: float | None = None) -> None:
     row = {"decision": decision, "reason": reason, "gain": gain, "slope": None if gain is None else gain / 4}
-    run.history.publish("transitions", [row | {"window": 4, "steps": epoch + 1}], stage=stage, epoch=epoch)
+    run.history.publish(
+        "transitions", [row | {"window": 4, "steps": epoch + 1, "prompts": 4}], stage=stage, epoch=epoch
+    )
 
 
 def evaluate(run: Run, stage: int, after: int, version: int, figures: Figures) -> None:
@@ -231,10 +233,10 @@ def test_learning_curves_hold_every_evaluation_and_name_the_stages(page: Page) -
     assert "before training, class 8, after 0 updates: 0.190" in page.text("chart-phases", "title")
 
 
-def test_training_accuracy_counts_dropped_prompts_as_solved(page: Page) -> None:
+def test_training_accuracy_counts_prompts_left_out_as_at_their_last_visit(page: Page) -> None:
     told = page.text("chart-training", "title")
     assert "step at 1 updates · math: 0.2" in told  # 1 of 4
-    assert "step at 1 updates · all, dropped prompts counted as solved: 0.5" in told  # (2 * 0.25 + 1) / 3
+    assert "step at 1 updates · all prompts, those left out as at their last visit: 0.5" in told  # (2 * 0.25 + 1) / 3
     assert "step at 2 updates · code: 0.5" in told
 
 

@@ -101,6 +101,7 @@ def test_no_problem_is_both_trained_on_and_held_out(run: Run) -> None:
 
 def test_status_counts_what_the_history_holds(pipeline: Pipeline, undisturbed: UndisturbedRun, run: Run) -> None:
     told = json.loads(pipeline.srpo("status", "tiny", "--json", "--store", undisturbed.store).stdout)
+    assert [stage["discarded"] for stage in told["stages"]] == [0, 0]
     totals = rows(run, "SELECT count(*) AS rollouts, sum(completion_tokens)::BIGINT AS tokens FROM rollouts")[0]
     assert told["state"] == "finished"
     assert {"rollouts": told["rollouts"], "tokens": told["tokens"]} == totals

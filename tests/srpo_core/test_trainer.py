@@ -266,6 +266,24 @@ def test_an_update_without_any_advantage_makes_a_version_with_the_same_weights(
     assert json.loads((tmp_path / "two" / "trainer.json").read_text()) == {"version": 2, "optimizer_steps": 1}
 
 
+def test_an_update_without_any_rollout_makes_a_version_with_the_same_weights(
+    llama: Path, tmp_path: Path, make_batch: Batches
+) -> None:
+    batch = make_batch()
+    trainer = Trainer(llama, UpdateSettings(learning_rate=1e-2, minibatches=2), temperature=1.0)
+    trainer.update(batch, seed=0)
+    trainer.save(tmp_path / "one")
+    with np.errstate(all="raise"):
+        metrics = trainer.update(rows_of(batch, np.zeros(len(batch.rewards), dtype=np.bool_)), seed=1)
+    trainer.save(tmp_path / "two")
+    assert (metrics["optimizer_steps"], metrics["num_tokens"], metrics["loss"]) == (0.0, 0.0, 0.0)
+    assert np.isnan(metrics["reward"])
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
+        tmp_path / "two" / "model.safetensors"
+    ).read_bytes()
+    assert json.loads((tmp_path / "two" / "trainer.json").read_text()) == {"version": 2, "optimizer_steps": 2}
+
+
 def test_metrics_equal_their_definitions(
     llama: Path, double_llama: torch.nn.Module, token_logprobs: References, make_batch: Batches
 ) -> None:

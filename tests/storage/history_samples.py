@@ -41,6 +41,7 @@ def shard_rows(
                     "accuracy": accuracy,
                     "format": form,
                     "reward": None if accuracy is None else accuracy + 0.1 * (sample % 2),
+                    "used": True,
                     "prompt": f"solve {prompt}",
                     "completion": f"answer {prompt} {sample} {accuracy}",
                     "prompt_token_ids": [1, 2],
@@ -86,7 +87,15 @@ def fill(history: Any) -> None:
         history.publish("metrics", [metric], stage=1, epoch=epoch)
         policy = {"version": epoch + 1, "step": 0, "path": f"policies/version-{epoch + 1:06d}", "sha256": "0" * 64}
         history.publish("policies", [policy], stage=1, epoch=epoch)
-        move = {"decision": "continue", "reason": "still rising", "slope": None, "gain": 0.1, "window": 4, "steps": 1}
+        move = {
+            "decision": "continue",
+            "reason": "still rising",
+            "slope": None,
+            "gain": 0.1,
+            "window": 4,
+            "steps": 1,
+            "prompts": 3,
+        }
         history.publish("transitions", [move], stage=1, epoch=epoch)
         figures = {
             "n": 1,

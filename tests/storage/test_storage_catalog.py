@@ -23,7 +23,7 @@ from storage.tables import TABLES
 
 VIEWS = {
     *TABLES, "trajectories", "groups", "prompt_stats", "step_stats", "epoch_stats", "bucket_transitions", "flips",
-    "zero_variance", "staleness", "stage_progress",
+    "zero_variance", "staleness", "stage_progress", "sampling_accounts",
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def test_every_view_and_macro_is_described_and_runs(history: RunHistory, filled:
                 rows = views.sql(f"FROM {view}").to_arrow_table().num_rows
                 assert bool(rows) == filled, view
             macros = views.sql("SELECT function_name, comment FROM duckdb_functions() WHERE NOT internal").fetchall()
-            assert {name for name, _ in macros} == {"pass_at_k", "rollouts_of"}
+            assert {name for name, _ in macros} == {"pass_at_k", "rollouts_of", "stage_decision"}
             assert all(comment for _, comment in macros)
             assert views.sql("FROM rollouts_of('a')").to_arrow_table().num_rows == (4 if filled else 0)
             columns = (
@@ -89,17 +89,6 @@ def test_nearly_equal_rewards_count_as_equal_and_ungraded_groups_as_neither(hist
     assert same == [{"prompt_id": "a", "same_accuracy": True}, {"prompt_id": "b", "same_accuracy": None}]
     assert one(history, "FROM step_stats")["zero_variance_accuracy"] == 1
     assert one(history, "FROM prompt_stats WHERE prompt_id = 'b'")["bucket"] == "ungraded"
-
-
-def test_stage_progress_counts_dropped_prompts_as_solved(history: RunHistory) -> None:
-    for epoch, (prompts, accuracies) in enumerate([(4, [1.0, 0.0]), (2, [0.0, 0.0])]):
-        plan = {"prompts": prompts, "steps": 1, "first_version": epoch, "selector": "history"}
-        history.publish("epochs", [plan], stage=1, epoch=epoch)
-        history.write_shard(1, epoch, 0, 0, shard_rows(["a"], [accuracies]))
-        history.commit_step(1, epoch, 0, 1)
-    assert history.sql("SELECT n, accuracy FROM stage_progress ORDER BY n").to_pylist() == [
-        {"n": 0, "accuracy": 0.5}, {"n": 1, "accuracy": 0.5},
-    ]  # fmt: skip
 
 
 def test_uncommitted_shards_are_in_no_view(history: RunHistory) -> None:
