@@ -1,4 +1,4 @@
-"""What this machine can do: one finding per thing that a run may need, with the command that provides what is missing."""
+"""What this machine can do: one finding per thing that a run may need, and the command that provides it."""
 
 import os
 import platform

@@ -7,6 +7,7 @@ from typing import Any
 from flows.runs import Run
 from srpo_core.problems.problem import Problem
 from srpo_core.schedule import schedule_epoch
+from storage.selectors import last_visits
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def publish_plan(
 ) -> None:
     """Record what was decided about every candidate prompt and, after that, the epoch that follows from it.
 
-    A decision has the columns of the decisions table but for selector, step and position. An epoch of no prompts
-    gets its decisions alone.
+    A decision has the columns of the decisions table that tell what was decided and why; `weight` may be left out.
+    Which selector, which step, and the visits so far are filled in. An epoch of no prompts gets its decisions alone.
     """
     settings = run.settings
     kept = [decision["prompt_id"] for decision in decisions if decision["keep"]]
@@ -70,10 +71,13 @@ def publish_plan(
         epoch=epoch,
     )
     places = {prompt_id: (step, place) for step, ids in enumerate(steps) for place, prompt_id in enumerate(ids)}
+    seen = last_visits(run.history)
     rows = []
     for decision in decisions:
         step, place = places.get(decision["prompt_id"], (None, None))
-        rows.append({**decision, "selector": selector, "step": step, "position": place})
+        visits, last_stage, last_epoch = seen.get(decision["prompt_id"], (0, None, None))
+        filled = {"selector": selector, "step": step, "position": place, "visits": visits}
+        rows.append({"weight": None, **decision, **filled, "last_stage": last_stage, "last_epoch": last_epoch})
     run.history.publish("decisions", rows, stage=stage, epoch=epoch)
     if steps:
         plan = {"prompts": len(kept), "steps": len(steps), "first_version": first_version, "selector": selector}

@@ -50,4 +50,6 @@ def announce_resampling(stage: int, epoch: int, decisions: Sequence[dict[str, An
     buckets = [decision["bucket"] for decision in decisions]
     told = ", ".join(f"{buckets.count(bucket)} {bucket}" for bucket in dict.fromkeys(buckets))
     kept = sum(decision["keep"] for decision in decisions)
-    announce(f"stage {stage} · epoch {epoch} · resampling: {told}; {kept} of {len(decisions)} prompts stay")
+    floor = sum(decision["reason"].startswith("warning, floor:") for decision in decisions)
+    warning = f" (warning: {floor} of them by the floor alone)" if floor else ""
+    announce(f"stage {stage} · epoch {epoch} · resampling: {told}; {kept} of {len(decisions)} prompts stay{warning}")

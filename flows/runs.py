@@ -1,22 +1,25 @@
 """A run on disk: its directory, its settings, its history and its policies.
 
 STORE/<run>/settings.yaml      every setting, as the run began
+STORE/<run>/selector-*.sql     the rule that chooses prompts, as the run began; its name tells its SHA-256
 STORE/<run>/policies/          published policy versions
 STORE/<run>/data, index, ...   the history, laid out by `storage`; elsewhere when `history.url` says so
 """
 
 import fcntl
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from flows.selection import kept_rule, rule_file, tried_rule
 from srpo_core.config import Settings
 from srpo_core.settings_file import dump_settings, load_settings
 from storage.files import publish_file
 from storage.history import RunHistory
+from storage.selectors import Rule
 from storage.stores import Store, open_store
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -51,6 +54,11 @@ class Run:
     def history(self) -> RunHistory:
         """The run's committed history, where its settings keep it. Raises StoreError for a URL that names no place."""
         return _history(self, self.settings)
+
+    @cached_property
+    def rule(self) -> Rule:
+        """The selector's rule that the run began with. Raises SelectorError when it is gone or changed."""
+        return kept_rule(self.directory, self.settings.resampling.selector)
 
     @property
     def report(self) -> Path:
@@ -110,22 +118,15 @@ def newest_policy(run: Run) -> Path:
 def create_run(store: Path, name: str, settings: Settings) -> Run:
     """The run `name` of `store`, begun with `settings`; a run that began with the same settings is taken as it is.
 
-    Raises WrongUseError for a name that cannot be a directory and for a run that began with other settings.
+    Raises WrongUseError for a name that cannot be a directory, and for a run that began with other settings or with
+    another text of its selector's file; SettingsError for a selector that cannot be used.
     """
     if not RUN_NAME.fullmatch(name):
         raise WrongUseError(f"{name!r} cannot name a run: use letters, digits, '.', '_' and '-', at most 64 of them")
     run = Run(store, name)
-    text = dump_settings(settings)
-    if (run.directory / "settings.yaml").is_file():
-        _refuse_changes(run, settings)
-    else:
+    if not (run.directory / "settings.yaml").is_file():
         _refuse_foreign_history(run, settings)
-    _history(run, settings).create()
-
-    def write(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
-
-    publish_file(run.directory / "settings.yaml", run.directory / "_tmp", write)
+        _begin(run, settings)
     _refuse_changes(run, settings)
     return run
 
@@ -169,6 +170,27 @@ def _refuse_changes(run: Run, settings: Settings) -> None:
             f"run {run.name} began with other settings ({changed}): choose another --run-id, or "
             f"`srpo resume {run.name}`"
         )
+    own = Path(settings.resampling.selector)
+    if own.suffix == ".sql" and own.exists() and own.read_text(encoding="utf-8") != run.rule.text:
+        raise WrongUseError(
+            f"{own} was changed since run {run.name} began: choose another --run-id, or `srpo resume {run.name}`, "
+            "which goes on with the rule that it began with"
+        )
+
+
+def _begin(run: Run, settings: Settings) -> None:
+    """Publish the run's rule and, last, its settings, with which it exists."""
+    rule, text, history = tried_rule(settings), dump_settings(settings), _history(run, settings)
+    history.create()
+    for path, content in ((rule_file(run.directory, rule), rule.text), (run.directory / "settings.yaml", text)):
+        publish_file(path, history.tmp_root, _writer(content))
+
+
+def _writer(content: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_text(content, encoding="utf-8")
+
+    return write
 
 
 def _differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> Iterator[str]:

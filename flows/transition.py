@@ -35,11 +35,13 @@ def decide_stage(run: Run, stage: int, epoch: int) -> str:
 def _thresholds(run: Run, stage: int) -> dict[str, float]:
     """What the settings say about the end of a stage, as `stage_decision` takes it."""
     stages = run.settings.stages
+    began = run.history.read("epochs", stage=stage, epoch=0, name="rows")["prompts"][0].as_py()
     return {
         "window": stages.transition.window,
         "min_gain": stages.transition.min_gain,
         "max_steps": (stages.math if stage == MATH else stages.math_and_code).max_steps,
-        "min_prompts": run.settings.rollout.prompts_per_step,
+        # A step's worth; of a stage that began with little more or less than one, half of what it began with.
+        "min_prompts": min(run.settings.rollout.prompts_per_step, -(-began // 2)),
     }
 
 

@@ -19,7 +19,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
@@ -165,23 +164,16 @@ class RunHistory:
         with connect(self.store) as connection:
             return run_query(connection, query, parameters)
 
-    def select(self, selector: str, *, stage: int, epoch: int) -> pa.Table:
-        """What storage/sql/selectors/<selector>.sql decides about each prompt of the epoch just finished.
+    def query_epoch(self, query: str, *, stage: int, epoch: int) -> pa.Table:
+        """The result of a query over `epoch_rollouts`, the committed rollouts (narrow columns) of one epoch.
 
-        Reads that epoch's decisions and index files alone, so that the cost does not grow with the history. Columns:
-        prompt_id, keep, bucket, reason, graded, correct, pass_rate. Raises StoreError.
+        Reads that epoch's index files alone, so that the cost does not grow with the history. Raises StoreError.
         """
-        query = _selector(selector)
-        decisions = self._find("decisions", stage, epoch, None)
-        if not decisions:
-            raise StoreError(f"Stage {stage}, epoch {epoch} has no decisions: publish its prompt set before selecting.")
         committed = self.store.keys(self._folder("index", stage, epoch))
         with in_memory() as connection:
             self.store.prepare(connection)
             self._view(connection, "epoch_rollouts", committed or [f"{self._folder('index', 0, 0)}/{SEED}"])
-            self._view(connection, "epoch_decisions", decisions)
-            connection.execute("CREATE VIEW epoch_prompts AS SELECT * EXCLUDE (keep) FROM epoch_decisions WHERE keep")
-            return run_query(connection, query, {"stage": stage, "epoch": epoch})
+            return run_query(connection, query)
 
     def sweep(self) -> int:
         """Remove temporaries that no living process holds; returns how many. Raises StoreError."""
@@ -308,9 +300,3 @@ def _parse(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.
         ) from error
 
 
-def _selector(name: str) -> str:
-    folder = package_files("storage") / "sql" / "selectors"
-    known = sorted(entry.name.removesuffix(".sql") for entry in folder.iterdir() if entry.name.endswith(".sql"))
-    if name not in known:
-        raise StoreError(f"There is no selector {name!r}: the selectors are {', '.join(known)}.")
-    return (folder / f"{name}.sql").read_text(encoding="utf-8")

@@ -101,7 +101,7 @@ _POINTERS = (
     Column("file", _TEXT, "shard that holds the rollout, relative to the run's directory"),
     Column("row", _INT, "row within the shard, from 0"),
 )
-_BUCKETS = ("easy", "mixed", "hard", "unvisited", "ungraded", "new")
+BUCKETS = ("easy", "mixed", "hard", "unvisited", "ungraded", "new")
 _MOVES = ("continue", "switch", "finish")
 _KINDS = ("rollout", "update", "evaluate", "resample", "epoch", "prepare")
 
@@ -125,14 +125,19 @@ PUBLISHED = (
     Table("decisions", "one row per candidate prompt and epoch: whether that epoch samples it, and why", (
         _RUN, _STAGE, Column("epoch", _INT, "the epoch that the decision builds"), _PROMPT, _DOMAIN, _DIFFICULTY,
         Column("keep", _BOOL, "whether the epoch samples the prompt"),
-        Column("bucket", _TEXT, "what its last visit showed; new: none yet", values=_BUCKETS),
+        Column("bucket", _TEXT, "what its last visit showed; new: none yet", values=BUCKETS),
         Column("reason", _TEXT, "the decision in a sentence"),
         Column("graded", _INT, "graded rollouts that decided, a count"),
         Column("correct", _INT, "correct ones among them, a count"),
         Column("pass_rate", _FLOAT, "correct / graded; null: none graded", nullable=True, finite=True),
         Column("selector", _TEXT, "name of the rule that decided"),
         Column("step", _INT, "step of that epoch that will sample it; null: none", nullable=True),
-        Column("position", _INT, "its place within that step, from 0; null: none", nullable=True))),
+        Column("position", _INT, "its place within that step, from 0; null: none", nullable=True),
+        Column("weight", _FLOAT, "probability with which it was kept, 0 to 1; null: not drawn", nullable=True,
+               finite=True),
+        Column("visits", _INT, "epochs that visited it before, a count"),
+        Column("last_stage", _INT, "training stage of its last visit; null: none", nullable=True),
+        Column("last_epoch", _INT, "epoch of its last visit; null: none", nullable=True))),
     Table("epochs", "one row per planned epoch; appears after the epoch's decisions", (
         _RUN, _STAGE, _EPOCH,
         Column("prompts", _INT, "prompts in the epoch's set, a count"),
@@ -172,6 +177,13 @@ PUBLISHED = (
         Column("window", _INT, "length of the window, in steps"),
         Column("steps", _INT, "steps of the stage so far, a count"),
         Column("prompts", _INT, "prompts left for the next epoch, a count"))),
+    Table("visits", "one row per prompt and epoch that visited it: what its rollouts showed", (
+        _RUN, _STAGE, _EPOCH, _PROMPT,
+        Column("rollouts", _INT, "rollouts, a count"),
+        Column("graded", _INT, "graded ones among them, a count"),
+        Column("correct", _INT, "correct ones among them, a count"),
+        Column("mean_reward", _FLOAT, "mean reward of the graded ones; null: none", nullable=True, finite=True),
+        Column("mean_tokens", _FLOAT, "mean completion length, in tokens", finite=True))),
 )  # fmt: skip
 TABLES = {table.name: table for table in (INDEX, *PUBLISHED)}
 

@@ -3,9 +3,11 @@ rclone, which does not; and a proxy in front of one that loses answers."""
 
 import contextlib
 import http.client
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -31,7 +33,8 @@ def environment(endpoint: str) -> Environment:
 @contextlib.contextmanager
 def served(command: list[str], marker: str, directory: Path, variables: Environment | None = None) -> Iterator[str]:
     """A server that is ready once its output has a line with `marker`, which is given; it ends with the `with`."""
-    program = shutil.which(command[0])
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    program = shutil.which(command[0], path=beside)
     if program is None:
         pytest.skip(f"{command[0]} is not installed (it is in the dev dependencies): NOT TESTED")
     process = subprocess.Popen(

@@ -94,8 +94,10 @@ def shard(groups: dict[str, tuple[float, ...]], completions: dict[str, str]) -> 
 def decide(run: Run, stage: int, epoch: int, rows: dict[str, tuple[bool, str, str]], selector: str) -> None:
     made = [
         {"prompt_id": prompt, "domain": PROMPTS[prompt][0], "difficulty": PROMPTS[prompt][1], "keep": keep}
-        | {"bucket": bucket, "reason": reason, "graded": 2, "correct": 0, "pass_rate": 0.0, "selector": selector}
-        | {"step": 0 if keep else None, "position": 0 if keep else None}
+        | {"bucket": bucket, "reason": reason, "graded": 2, "correct": 0, "selector": selector}
+        | {"pass_rate": 1.0 if bucket == "easy" else 0.0}
+        | {"step": 0 if keep else None, "position": 0 if keep else None, "weight": None, "visits": 1}
+        | {"last_stage": 1, "last_epoch": 0}
         for prompt, (keep, bucket, reason) in rows.items()
     ]
     run.history.publish("decisions", made, stage=stage, epoch=epoch)

@@ -61,10 +61,41 @@ def test_every_decision_follows_the_papers_rule(run: Run) -> None:
     visits = {(row["stage"], row["epoch"], row["prompt_id"]): row for row in group_rows}
     decided = [row for row in rows(run, "FROM decisions") if row["selector"] == "history"]
     assert decided
+    out = [row for row in decided if (row["stage"], row["epoch"] - 1, row["prompt_id"]) not in visits]
+    assert out
+    assert {(row["keep"], row["bucket"], row["reason"]) for row in out} == {
+        (False, "easy", "dropped before: stays out")
+    }
     for row in decided:
-        visit = visits[row["stage"], row["epoch"] - 1, row["prompt_id"]]
-        assert row["keep"] == (visit["correct"] < visit["graded"])
-        assert row["reason"]
+        if row not in out:
+            visit = visits[row["stage"], row["epoch"] - 1, row["prompt_id"]]
+            assert row["keep"] == (visit["correct"] < visit["graded"])
+            assert row["reason"]
+
+
+def test_every_candidate_is_decided_about_in_every_epoch(run: Run) -> None:
+    prompts = Counter(row["domain"] for row in rows(run, "FROM prompts WHERE split = 'train'"))
+    decided = Counter((row["stage"], row["epoch"]) for row in rows(run, "FROM decisions"))
+    for (stage, _), count in decided.items():
+        assert count == (prompts["math"] if stage == 1 else prompts["math"] + prompts["code"])
+
+
+def test_the_visits_are_what_the_rollouts_say_and_decisions_count_them(run: Run) -> None:
+    columns = "stage, epoch, prompt_id, rollouts, graded, correct"
+    visits = rows(run, f"SELECT {columns}, mean_reward, mean_tokens FROM visits ORDER BY ALL")
+    found = rows(run, f"SELECT {columns}, mean_reward, mean_length AS mean_tokens FROM prompt_stats ORDER BY ALL")
+    assert [{**row, "mean_reward": round(row["mean_reward"], 9)} for row in visits] == [
+        {**row, "mean_reward": round(row["mean_reward"], 9)} for row in found
+    ]
+    for row in rows(run, "FROM decisions"):
+        before = [
+            (visit["stage"], visit["epoch"])
+            for visit in visits
+            if visit["prompt_id"] == row["prompt_id"]
+            and (visit["stage"], visit["epoch"]) < (row["stage"], row["epoch"])
+        ]
+        last = before[-1] if before else (None, None)
+        assert (row["visits"], row["last_stage"], row["last_epoch"]) == (len(before), *last)
 
 
 def test_stage_two_begins_with_all_code_prompts_and_the_math_prompts_that_stage_one_kept(run: Run) -> None:

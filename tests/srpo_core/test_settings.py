@@ -70,7 +70,7 @@ def test_an_unknown_setting_that_resembles_none_is_answered_without_a_guess(tmp_
         ("update: {scale_by_std: 7}", ["update.scale_by_std: ", "boolean", "(got 7)"]),
         ("rollout: 8", ["rollout: ", "RolloutSettings", "(got 8)"]),
         ("policy: {device: tpu}", ["policy.device: ", "'cpu' or 'cuda'", "(got 'tpu')"]),
-        ("resampling: {selector: best}", ["resampling.selector: ", "'history'", "(got 'best')"]),
+        ("resampling: {selector: best}", ["resampling.selector: ", "history_readmit", ".sql", "(got 'best')"]),
         ("seed: 2024-01-01", ["seed: ", "valid integer"]),
         ("1: 2", ["1: ", "strings"]),
         ("rollout: {on: 2}", ["rollout.", "strings", "(got True)"]),

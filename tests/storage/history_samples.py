@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from storage.selectors import record_visits
 from storage.tables import SHARDS
 
 
@@ -68,6 +69,10 @@ def decision(prompt: str, *, keep: bool = True, step: int | None = 0) -> dict[st
         "selector": "history",
         "step": step if keep else None,
         "position": 0 if keep else None,
+        "weight": None,
+        "visits": 0,
+        "last_stage": None,
+        "last_epoch": None,
     }
 
 
@@ -83,6 +88,7 @@ def fill(history: Any) -> None:
         history.write_shard(1, epoch, 0, 0, shard_rows(["a", "b"], groups[:2], version=epoch))
         history.write_shard(1, epoch, 0, 1, shard_rows(["c"], groups[2:], position=4, version=epoch))
         history.commit_step(1, epoch, 0, 2)
+        record_visits(history, stage=1, epoch=epoch)
         metric = {"step": 0, "policy_version": epoch, "kind": "update", "name": "reward", "value": 0.5}
         history.publish("metrics", [metric], stage=1, epoch=epoch)
         policy = {"version": epoch + 1, "step": 0, "path": f"policies/version-{epoch + 1:06d}", "sha256": "0" * 64}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from history_samples import fill, shard_rows
+from history_samples import decision, fill, shard_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

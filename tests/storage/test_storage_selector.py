@@ -1,6 +1,7 @@
 """The paper's rule in SQL against the same rule in plain Python."""
 
 import itertools
+from typing import Any
 
 import pytest
 from history_samples import decision, shard_rows
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from storage.files import StoreError
 from storage.history import RunHistory
+from storage.selectors import load_rule, record_visits, select
 
 STAGES = itertools.count(1)
 RELAXED = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -36,6 +38,13 @@ def sample(history: RunHistory, stage: int, epoch: int, steps: list[Groups]) -> 
             history.commit_step(stage, epoch, step, 1)
 
 
+def decide(history: RunHistory, *, stage: int, epoch: int, **settings: float) -> list[dict[str, Any]]:
+    """The decisions of the paper's rule after an epoch, from files."""
+    record_visits(history, stage=stage, epoch=epoch)
+    parameters = {"seed": 7, "prompts_per_step": 4, **settings}
+    return select(history, load_rule("history"), parameters, stage=stage, epoch=epoch).to_pylist()
+
+
 @RELAXED
 @given(
     candidates=st.dictionaries(st.sampled_from("abcdefgh"), st.booleans(), min_size=1),
@@ -47,19 +56,23 @@ def test_history_rule_agrees_with_plain_python(
     history: RunHistory, candidates: dict[str, bool], steps: list[Groups]
 ) -> None:
     stage = next(STAGES)
-    history.publish("decisions", [decision(p, keep=keep) for p, keep in candidates.items()], stage=stage, epoch=3)
+    dropped = {"bucket": "easy", "graded": 3, "correct": 3, "pass_rate": 1.0}
+    decisions = [decision(p, keep=keep) | ({} if keep else dropped) for p, keep in candidates.items()]
+    history.publish("decisions", decisions, stage=stage, epoch=3)
     # Another epoch, stage and an uncommitted step say the opposite of everything: they must not matter.
     sample(history, stage, 2, [{p: [1.0] for p in candidates}])
+    record_visits(history, stage=stage, epoch=2)
     history.write_shard(stage, 3, 99, 0, shard_rows(list(candidates), [[1.0]] * len(candidates)))
+    steps = [{p: accuracies for p, accuracies in groups.items() if candidates.get(p)} for groups in steps]
     sample(history, stage, 3, steps)
     visits: Groups = {}
     for groups in steps:
         for prompt, accuracies in groups.items():
             visits.setdefault(prompt, []).extend(accuracies)
-    rows = history.select("history", stage=stage, epoch=3).to_pylist()
-    assert [row["prompt_id"] for row in rows] == sorted(p for p, keep in candidates.items() if keep)
+    rows = decide(history, stage=stage, epoch=3)
+    assert [row["prompt_id"] for row in rows] == sorted(candidates)
     for row in rows:
-        expected = decided(visits.get(row["prompt_id"]))
+        expected = decided(visits.get(row["prompt_id"])) if candidates[row["prompt_id"]] else (False, "easy", 3, 3)
         assert (row["keep"], row["bucket"], row["graded"], row["correct"]) == expected
         assert row["pass_rate"] == (expected[3] / expected[2] if expected[2] else None)
         assert row["reason"]
@@ -68,7 +81,7 @@ def test_history_rule_agrees_with_plain_python(
 def run(history: RunHistory, groups: Groups, unvisited: str = "") -> dict[str, dict[str, object]]:
     history.publish("decisions", [decision(p) for p in (*groups, *unvisited)], stage=1, epoch=0)
     sample(history, 1, 0, [groups])
-    return {row["prompt_id"]: row for row in history.select("history", stage=1, epoch=0).to_pylist()}
+    return {row["prompt_id"]: row for row in decide(history, stage=1, epoch=0)}
 
 
 def test_all_solved_drops_all(history: RunHistory) -> None:
@@ -104,19 +117,59 @@ def test_an_epoch_without_steps_keeps_every_prompt(history: RunHistory) -> None:
     assert run(history, {}, unvisited="ab")["a"]["bucket"] == "unvisited"
 
 
-def test_selecting_reads_only_the_epochs_own_files(history: RunHistory) -> None:
+def test_the_papers_rule_reads_only_the_epochs_own_files(history: RunHistory) -> None:
     run(history, {"a": [1.0]})
     history.publish("decisions", [decision("a")], stage=1, epoch=7)
     sample(history, 1, 7, [{"a": [0.0]}])
-    for path in history.directory.glob("*/run=r1/stage=1/epoch=0/step-*.parquet"):
-        path.write_bytes(b"not read")
-    for path in history.directory.glob("data/**/*.parquet"):
-        path.write_bytes(b"not read")
-    assert history.select("history", stage=1, epoch=7)["bucket"].to_pylist() == ["hard"]
+    for name in ("data/**", "index/run=r1/stage=1/epoch=0", "tables/*/run=r1/stage=1/epoch=0"):
+        for path in history.directory.glob(f"{name}/*.parquet"):
+            path.write_bytes(b"not read")
+    assert [row["bucket"] for row in decide(history, stage=1, epoch=7)] == ["hard"]
 
 
-def test_unknown_selector_and_unplanned_epoch_are_named(history: RunHistory) -> None:
-    with pytest.raises(StoreError, match="no selector 'luck': the selectors are history"):
-        history.select("luck", stage=1, epoch=0)
+def test_other_rules_read_the_visits_and_no_index_file_twice(history: RunHistory) -> None:
+    run(history, {"a": [1.0], "b": [0.0]})
+    history.publish("decisions", [decision("a"), decision("b")], stage=1, epoch=1)
+    sample(history, 1, 1, [{"a": [0.0], "b": [1.0]}])
+    record_visits(history, stage=1, epoch=1)
+    for path in history.directory.glob("index/run=r1/stage=1/*/step-*.parquet"):
+        path.write_bytes(b"not read")
+    parameters = {"seed": 7, "prompts_per_step": 1, "solved_pass_rate": 0.875}
+    rows = select(history, load_rule("pass_rate"), parameters, stage=1, epoch=1).to_pylist()
+    assert [(row["prompt_id"], row["keep"], row["reason"]) for row in rows] == [
+        ("a", False, "1 of 1 correct one epoch ago: solved, dropped for ever"),
+        ("b", False, "1 of 1 correct in this epoch: solved, dropped for ever"),
+    ]
+
+
+def test_a_past_epoch_is_decided_about_as_it_was_then(history: RunHistory) -> None:
+    before = run(history, {"a": [1.0, 0.0], "b": [0.0, 0.0]})
+    history.publish("decisions", [decision("a"), decision("b")], stage=1, epoch=1)
+    sample(history, 1, 1, [{"a": [1.0, 1.0], "b": [1.0, 0.0]}])
+    record_visits(history, stage=1, epoch=1)
+    assert {row["prompt_id"]: row for row in decide(history, stage=1, epoch=0)} == before
+    parameters = {"seed": 7, "prompts_per_step": 1}
+    then = select(history, load_rule("uniform"), parameters, stage=1, epoch=0).to_pylist()
+    assert [row["bucket"] for row in then] == ["mixed", "hard"]
+
+
+def test_visits_are_recorded_once_and_tell_what_the_rollouts_showed(history: RunHistory) -> None:
+    sample(history, 1, 0, [{"a": [1.0, 0.5, None]}, {"a": [0.0], "b": [None]}])
+    assert record_visits(history, stage=1, epoch=0)
+    assert not record_visits(history, stage=1, epoch=0)
+    rewards = history.sql("SELECT avg(reward) AS mean FROM rollouts WHERE prompt_id = 'a'")["mean"][0].as_py()
+    key = {"run": "r1", "stage": 1, "epoch": 0, "mean_tokens": 3.0}
+    assert history.read("visits").to_pylist() == [
+        {**key, "prompt_id": "a", "rollouts": 4, "graded": 3, "correct": 1, "mean_reward": pytest.approx(rewards)},
+        {**key, "prompt_id": "b", "rollouts": 1, "graded": 0, "correct": 0, "mean_reward": None},
+    ]
+
+
+def test_unknown_selector_unplanned_and_unfinished_epochs_are_named(history: RunHistory) -> None:
+    with pytest.raises(StoreError, match="no selector 'luck': give one of greso, history"):
+        load_rule("luck")
     with pytest.raises(StoreError, match="epoch 5 has no decisions"):
-        history.select("history", stage=1, epoch=5)
+        decide(history, stage=1, epoch=5)
+    history.publish("decisions", [decision("a")], stage=1, epoch=6)
+    with pytest.raises(StoreError, match="epoch 6 has no visits: it is not finished"):
+        select(history, load_rule("history"), {}, stage=1, epoch=6)
