@@ -10,6 +10,7 @@ from flows.commands.common import STORE, RunArgument, SetOption, StoreOption, to
 from flows.commands.doctor import doctor
 from flows.commands.grade import app as grade
 from flows.commands.select import select_prompts
+from flows.commands.history import history
 from flows.commands.sql import sql
 from flows.prefect_server import prefect_api, quiet_prefect
 from flows.runs import Run, create_run, newest_policy, open_run
@@ -73,6 +74,7 @@ def status(
 
 app.command()(sql)
 app.command(name="select")(select_prompts)
+app.add_typer(history, name="history")
 
 
 @app.command()

@@ -118,6 +118,7 @@ _FLIPS = """
            to_stage, to_epoch, to_graded, to_correct, wrong_completion, right_completion,
            count(*) OVER (PARTITION BY kind) AS flipped
     FROM flips
+    WHERE wrong_completion IS NOT NULL AND right_completion IS NOT NULL -- neither lay in an epoch that was pruned
     QUALIFY row_number() OVER (PARTITION BY kind ORDER BY class DESC, to_correct / to_graded DESC, prompt_id) <= $limit
     ORDER BY kind, class DESC, to_correct / to_graded DESC, prompt_id
 """

@@ -20,6 +20,8 @@ from storage.tables import INDEX, PUBLISHED
 
 SEED = "empty.parquet"  # the zero-row file of every table: a view over a glob without files cannot be made
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?: .*\n)+[\w.]+: ")
+COMPACTED = "compacted"  # where a finished epoch's rows of all its index files lie once more, in one file
+_COMPACTED_KEY = re.compile(r".*\brun=([^/]+)/stage=(\d+)/epoch=(\d+)/[^/]+")
 _HIVE = {"run": "VARCHAR", "stage": "BIGINT", "epoch": "BIGINT", "step": "BIGINT"}
 
 
@@ -94,41 +96,74 @@ def literal(text: str | Path) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def _script(store: Store) -> str:
-    root = _root(store)
-    statements = []
-    for table in (INDEX, *PUBLISHED):
-        place = "index" if table is INDEX else f"tables/{table.name}"
-        statements.append(f"CREATE VIEW {table.name} AS SELECT * FROM {_scan(root, place, table.key[:3])}")
-        statements.append(f"COMMENT ON VIEW {table.name} IS {literal(table.description)}")
-        for column in table.columns:
-            statements.append(f"COMMENT ON COLUMN {table.name}.{column.name} IS {literal(column.description)}")
-    sql = package_files("storage") / "sql"
-    for name in ("macros.sql", "views.sql", "transition.sql"):
-        text = (sql / name).read_text(encoding="utf-8")
-        statements.append(text.replace("{shards}", _scan(root, "data", tuple(_HIVE))))
-    return ";\n".join(statements)
+def run_folders(store: Store) -> list[str]:
+    """The folders that each keep a run, as beginnings of keys: "" alone for a run, "NAME/" of each in a store of runs.
 
-
-def _root(store: Store) -> str:
-    """The glob under which runs lie: the store's root for a run, one level more for a store of runs."""
+    Raises StoreError when there is none.
+    """
 
     def keeps_run(folder: str) -> bool:
         runs = store.folders(f"{folder}index")
         return any(store.exists(f"{folder}index/{run}/stage=0/epoch=0/{SEED}") for run in runs)
 
     if keeps_run(""):
-        return store.pattern
-    if any(keeps_run(f"{folder}/") for folder in store.folders("")):
-        return store.pattern + "/*"
+        return [""]
+    if found := [f"{folder}/" for folder in store.folders("") if keeps_run(f"{folder}/")]:
+        return found
     raise StoreError(
         f"{store.root} does not exist or keeps no run: give a run's place, or a place of runs, or start a run first."
     )
 
 
-def _scan(root: str, place: str, keys: Sequence[str]) -> str:
-    """A read over every file of one table, pruned by the key columns of its path."""
-    folders = "/".join(f"{key}=*" for key in keys)
+def _script(store: Store) -> str:
+    folders = run_folders(store)
+    root = store.pattern if folders == [""] else f"{store.pattern}/*"
+    statements = []
+    for table in (INDEX, *PUBLISHED):
+        place = "index" if table is INDEX else f"tables/{table.name}"
+        rows = f"SELECT * FROM {_scan([f'{root}/{place}/{_tree(table.key[:3])}'], table.key[:3])}"
+        if table is INDEX:
+            rows = _with_compacted(rows, store, folders)
+        statements.append(f"CREATE VIEW {table.name} AS {rows}")
+        statements.append(f"COMMENT ON VIEW {table.name} IS {literal(table.description)}")
+        for column in table.columns:
+            statements.append(f"COMMENT ON COLUMN {table.name}.{column.name} IS {literal(column.description)}")
+    sql = package_files("storage") / "sql"
+    for name in ("macros.sql", "views.sql", "transition.sql"):
+        text = (sql / name).read_text(encoding="utf-8")
+        keys = tuple(_HIVE)
+        statements.append(text.replace("{shards}", _scan([f"{root}/data/{_tree(keys)}"], keys)))
+    return ";\n".join(statements)
+
+
+def _with_compacted(rows: str, store: Store, folders: Sequence[str]) -> str:
+    """The rows of all index files, taken from the compacted files of those epochs that have one now.
+
+    Which epochs these are is written into the view: DuckDB then opens no index file of theirs, and a view that was made
+    before a compaction goes on reading index files, which compaction leaves where they are.
+    """
+    keys = [key for folder in folders for key in store.keys(f"{folder}{COMPACTED}")]
+    epochs: dict[tuple[str, str], list[str]] = {}
+    for key in keys:
+        if match := _COMPACTED_KEY.fullmatch(key):
+            epochs.setdefault((match[1], match[2]), []).append(match[3])
+    if not epochs:
+        return rows
+    conditions = " AND ".join(
+        f"NOT (run = {literal(run)} AND stage = {stage} AND epoch IN ({', '.join(numbers)}))"
+        for (run, stage), numbers in epochs.items()
+    )
+    files = _scan([f"{store.pattern}/{key}" for key in keys], tuple(_HIVE)[:3])
+    return f"SELECT * FROM {files} UNION ALL BY NAME {rows} WHERE {conditions}"
+
+
+def _tree(keys: Sequence[str]) -> str:
+    """The glob of every file of a table below the folders of its keys."""
+    return "/".join([*(f"{key}=*" for key in keys), "*.parquet"])
+
+
+def _scan(patterns: Sequence[str], keys: Sequence[str]) -> str:
+    """A read over files, pruned by the key columns of their paths."""
     types = ", ".join(f"'{key}': {_HIVE[key]}" for key in keys)
-    glob = literal(f"{root}/{place}/{folders}/*.parquet")
-    return f"read_parquet({glob}, hive_partitioning = true, hive_types = {{{types}}})"
+    globs = ", ".join(map(literal, patterns))
+    return f"read_parquet([{globs}], hive_partitioning = true, hive_types = {{{types}}})"

@@ -25,14 +25,13 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from storage.catalog import SEED, build_catalog, connect, in_memory, literal, run_query
 from storage.files import CorruptFile, LocalStore, MissingFile, StoreError, explain, make_directory, sweep
 from storage.stores import Store
-from storage.tables import INDEX, PUBLISHED, SHARDS, TABLES, Table, conform, write_parquet
+from storage.tables import INDEX, PUBLISHED, SHARDS, TABLES, Table, conform, parse_parquet, write_parquet
 
-_SHARDS_KEY = b"srpo.shards"  # Parquet metadata of an index file: JSON {shard: {sha256, rows, bytes}}
+SHARDS_KEY = b"srpo.shards"  # Parquet metadata of an index file: JSON {shard: {sha256, rows, bytes}}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ROWS = re.compile(r"/stage=(\d+)/epoch=(\d+)/([^/]+)\.parquet$")
 _PUBLISHED = {table.name: table for table in PUBLISHED}
@@ -94,7 +93,7 @@ class RunHistory:
     def read_shard(self, stage: int, epoch: int, step: int, shard: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of a published shard, whether its step is committed or not. Raises StoreError, CorruptFile."""
         key = self._shard(stage, epoch, step, shard)
-        return _parse(self.store.read(key), self.store.url(key), columns)
+        return parse_parquet(self.store.read(key), self.store.url(key), columns)
 
     def is_committed(self, stage: int, epoch: int, step: int) -> bool:
         """Whether the step's index file is there, which is what committed means."""
@@ -115,20 +114,29 @@ class RunHistory:
         index = conform(INDEX, index, self._key(stage, epoch, step))
         _check_step(index, final)
         self.store.settle(f"{self._folder('data', stage, epoch)}/step={step}")
-        return self._publish(key, index, {_SHARDS_KEY.decode(): json.dumps(described, sort_keys=True)})
+        return self._publish(key, index, {SHARDS_KEY.decode(): json.dumps(described, sort_keys=True)})
 
     def read_step(self, stage: int, epoch: int, step: int) -> pa.Table:
         """The wide rows of a committed step in the order of its shards, each shard's SHA-256 verified.
 
-        Raises StoreError when the step is not committed, CorruptFile when a shard is not what was committed.
+        Raises StoreError when the step is not committed or its epoch was pruned, CorruptFile when a shard is not what
+        was committed.
         """
         key = self._index(stage, epoch, step)
         try:
             index = self._read(key)
         except MissingFile as error:
             raise StoreError(f"Step {step} of epoch {epoch}, stage {stage} is not committed: {error}") from error
-        described: dict[str, dict[str, Any]] = json.loads(index.schema.metadata[_SHARDS_KEY])
-        return pa.concat_tables([self._read_verified(shard, facts, key) for shard, facts in described.items()])
+        described: dict[str, dict[str, Any]] = json.loads(index.schema.metadata[SHARDS_KEY])
+        try:
+            return pa.concat_tables([self._read_verified(shard, facts, key) for shard, facts in described.items()])
+        except CorruptFile as error:
+            if not self.has("pruned", stage=stage, epoch=epoch):
+                raise
+            raise StoreError(
+                f"Step {step} of epoch {epoch}, stage {stage} was pruned: its rollouts are in `rollouts` without texts "
+                f"and tokens, and {self.store.url(self._rows('pruned', stage, epoch, 'rows'))} tells what was removed."
+            ) from error
 
     def publish(
         self, table: str, rows: pa.Table | Sequence[Mapping[str, Any]], *, stage: int, epoch: int, name: str = "rows"
@@ -215,7 +223,7 @@ class RunHistory:
         return [key for _, _, key in sorted(found)]
 
     def _read(self, key: str) -> pa.Table:
-        return _parse(self.store.read(key), self.store.url(key))
+        return parse_parquet(self.store.read(key), self.store.url(key))
 
     def _read_verified(self, key: str, facts: Mapping[str, Any], index: str) -> pa.Table:
         """A shard, parsed from the very bytes whose SHA-256 was compared with the committed one."""
@@ -233,7 +241,7 @@ class RunHistory:
                 f"{path} is not what was committed: {len(data)} bytes, committed were {facts['bytes']} with SHA-256 "
                 f"{facts['sha256'][:12]}…. {remedy}"
             )
-        return _parse(data, path)
+        return parse_parquet(data, path)
 
     def _gather(self, keys: list[str], final: str) -> tuple[pa.Table, dict[str, dict[str, Any]]]:
         """The narrow rows of a step's shards with pointers, and what each shard is (sha256, rows, bytes)."""
@@ -244,7 +252,8 @@ class RunHistory:
                 data = self.store.read(key)
             except MissingFile as error:
                 raise StoreError(f"{final} is not published: write all {len(keys)} shards first; {error}") from error
-            part = _parse(data, self.store.url(key)).select(narrow)  # all of it is checked before it is committed
+            # All of it is checked before it is committed.
+            part = parse_parquet(data, self.store.url(key)).select(narrow)
             row = pa.array(range(part.num_rows), pa.int64())
             parts.append(part.append_column("file", pa.repeat(key, part.num_rows)).append_column("row", row))
             described[key] = {"sha256": hashlib.sha256(data).hexdigest(), "rows": part.num_rows, "bytes": len(data)}
@@ -285,18 +294,3 @@ def _check_step(index: pa.Table, final: str) -> None:
     spread = files.filter(pc.field("file_count_distinct") > 1)
     if spread.num_rows:
         raise refuse("a group must lie in one shard", spread.slice(0, 3)["prompt_id"].to_pylist())
-
-
-def _parse(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a Parquet file's bytes, page checksums verified. Raises CorruptFile."""
-    try:
-        # ParquetFile, not read_table: the latter would add the directories' partition columns of its own type.
-        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            return file.read(columns)
-    except (pa.ArrowException, OSError, EOFError) as error:
-        raise CorruptFile(
-            f"{where} cannot be read ({error}). Put a good copy back; docs/resume.md tells what can be done "
-            "without one."
-        ) from error
-
-

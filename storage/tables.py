@@ -4,6 +4,7 @@ Files carry the key columns (run, stage, epoch and, for rollouts, step) inside a
 same types: DuckDB prunes files by the path, and a file that was copied elsewhere still says what it is.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage.files import StoreError
+from storage.files import CorruptFile, StoreError
 
-ROW_GROUP = 256  # rows; a reader of a few rollouts decodes no more than this many
+ROW_GROUP = 256  # rows with lists; a reader of a few rollouts decodes no more than this many
+NARROW_ROW_GROUP = 65_536  # rows without: each group's metadata costs more to read than its narrow columns
+_SEAL = "srpo.sha256"  # footer key of a file's own SHA-256, computed with its 64 digits as zeros
+_SEAL_HEAD = _SEAL.encode() + b"\x18\x40"  # what stands before the digits: Thrift's "text of 64 bytes follows"
+_UNSEALED = b"0" * 64
 
 _TEXT, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _TOKENS = pa.list_(pa.field("element", pa.int32(), nullable=False))
@@ -168,6 +173,12 @@ PUBLISHED = (
         _STAGE, _EPOCH, Column("step", _INT, "step whose update made it"),
         Column("path", _TEXT, "its directory, relative to the run's directory"),
         Column("sha256", _TEXT, "SHA-256 of its model.safetensors, hexadecimal"))),
+    Table("pruned", "one row per epoch whose shards were removed: its rollouts have no texts and tokens any more", (
+        _RUN, _STAGE, _EPOCH,
+        Column("steps", _INT, "steps of the epoch, a count"),
+        Column("shards", _INT, "shards removed, a count"),
+        Column("rollouts", _INT, "rollouts in them, a count"),
+        Column("bytes", _INT, "their size, in bytes"))),
     Table("transitions", "one row per finished epoch: whether the stage goes on, and why", (
         _RUN, _STAGE, _EPOCH,
         Column("decision", _TEXT, "continue, switch (to the next stage) or finish", values=_MOVES),
@@ -219,23 +230,67 @@ def conform(table: Table, rows: pa.Table | Sequence[Mapping[str, Any]], key: Map
 def write_parquet(path: Path, rows: pa.Table, metadata: Mapping[str, str] | None = None) -> None:
     """Write rows of one table to a Parquet file: the same rows give the same bytes (with the same pyarrow).
 
-    Lists: BYTE_STREAM_SPLIT without dictionary or statistics; all zstd level 1; pages carry checksums.
+    Lists: BYTE_STREAM_SPLIT without dictionary or statistics; all zstd level 1; pages carry checksums, files without
+    lists a seal (`is_sealed`). Narrow rows lie in large row groups: over 1,230 index files of 8,192 rows a group-by
+    takes 0.3 s, with groups of 256 rows it took 1.6 s.
     """
     schema = rows.schema.with_metadata(dict(metadata) if metadata else None)
     lists = [f.name for f in schema if pa.types.is_list(f.type)]
     texts = {"prompt", "completion", "question", "answer"}
-    # combine_chunks: how a caller's table happens to be chunked must not show in the pages.
-    pq.write_table(
-        rows.replace_schema_metadata(schema.metadata).combine_chunks(),
+    with pq.ParquetWriter(
         path,
-        row_group_size=ROW_GROUP,
+        schema,
         compression="zstd",
         compression_level=1,
         use_dictionary=[f.name for f in schema if pa.types.is_string(f.type) and f.name not in texts],
         column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in lists},
         write_statistics=[f.name for f in schema if f.name not in lists and f.name not in texts],
         write_page_checksum=True,
-    )
+    ) as writer:
+        # combine_chunks: how a caller's table happens to be chunked must not show in the pages.
+        rows = rows.replace_schema_metadata(schema.metadata).combine_chunks()
+        writer.write_table(rows, ROW_GROUP if lists else NARROW_ROW_GROUP)
+        if not lists:
+            writer.add_key_value_metadata({_SEAL: _UNSEALED.decode()})
+    if not lists:
+        _seal(path)
+
+
+def parse_parquet(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a Parquet file's bytes, page checksums and the file's seal verified. Raises CorruptFile.
+
+    `where` names the file in messages.
+    """
+    try:
+        if is_sealed(data) is False:
+            raise EOFError("its SHA-256 is not the one that it carries")
+        # ParquetFile, not read_table: the latter would add the directories' partition columns of its own type.
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            return file.read(columns)
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise CorruptFile(
+            f"{where} cannot be read ({error}). Put a good copy back; docs/resume.md tells what can be done "
+            "without one."
+        ) from error
+
+
+def is_sealed(data: bytes) -> bool | None:
+    """Whether a file's bytes are those that were sealed when it was written; None when they carry no seal.
+
+    Page checksums cover the pages alone, the seal the footer too. Shards carry none: their index has their SHA-256.
+    """
+    place = data.rfind(_SEAL_HEAD) + len(_SEAL_HEAD)
+    if place < len(_SEAL_HEAD):
+        return None
+    unsealed = hashlib.sha256(data[:place] + _UNSEALED + data[place + 64 :])
+    return unsealed.hexdigest().encode() == data[place : place + 64]
+
+
+def _seal(path: Path) -> None:
+    data = path.read_bytes()
+    with path.open("r+b") as file:
+        file.seek(data.rindex(_SEAL_HEAD) + len(_SEAL_HEAD))
+        file.write(hashlib.sha256(data).hexdigest().encode())
 
 
 def _from_dicts(table: Table, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

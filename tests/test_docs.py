@@ -123,7 +123,11 @@ def test_every_command_and_option_that_is_named_exists(name: str) -> None:
     for code in code_of(TEXTS[name]):
         for command, rest in re.findall(r"(?<![\w/-])srpo ([a-z]+)\b([^`|;]*)", code):
             assert command in commands, code
-            known = {option for parameter in commands[command].params for option in parameter.opts} | {"--help"}
+            meant = commands[command]
+            if hasattr(meant, "commands") and (word := re.match(r" ([a-z]+)", rest)):
+                assert word[1] in meant.commands, code
+                meant = meant.commands[word[1]]
+            known = {option for parameter in meant.params for option in parameter.opts} | {"--help"}
             assert set(re.findall(r"(?<!\S)--[a-z-]+", rest.partition("#")[0])) <= known, code
 
 

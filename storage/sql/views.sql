@@ -10,7 +10,7 @@ JOIN {shards} AS d
     ON i.run = d.run AND i.stage = d.stage AND i.epoch = d.epoch AND i.step = d.step
     AND parse_filename(i.file) = parse_filename(d.filename) AND i.row = d.file_row_number;
 COMMENT ON VIEW trajectories IS
-    'one row per committed rollout with texts, token ids and log-probabilities (nats); filter by stage, epoch and step';
+    'one row per committed rollout with texts, token ids and log-probabilities (nats), but for pruned epochs; filter by stage, epoch and step';
 
 CREATE VIEW groups AS
 SELECT

@@ -81,6 +81,8 @@ def fill(history: Any) -> None:
     wrong, right = [0.0, 0.0], [1.0, 1.0]
     problem = {"domain": "math", "difficulty": 3, "answer": "4", "source": "test", "split": "train"}
     history.publish("prompts", [{"prompt_id": p, "question": f"{p}?", **problem} for p in "abc"], stage=0, epoch=0)
+    removed = {"steps": 1, "shards": 1, "rollouts": 2, "bytes": 1000}  # of stage 0, which has no steps: all is readable
+    history.publish("pruned", [removed], stage=0, epoch=0)
     for epoch, groups in enumerate([[wrong, [0.0, 1.0], wrong], [[1.0, 0.0], right, wrong]]):
         history.publish("decisions", [decision(p) for p in "abc"], stage=1, epoch=epoch)
         plan = {"prompts": 3, "steps": 1, "first_version": epoch, "selector": "history"}

@@ -103,6 +103,8 @@ def test_parquet_is_written_as_measured(history: RunHistory) -> None:
         assert not (wide and column.has_dictionary_page)
         assert column.is_stats_set == (not wide and column.path_in_schema not in ("prompt", "completion"))
     assert file.schema_arrow.field("token_ids").type.value_field.nullable is False
+    index = pq.ParquetFile(history.directory / "index/run=r1/stage=1/epoch=0/step-000000.parquet")
+    assert (index.metadata.num_rows, index.metadata.num_row_groups) == (600, 1)
 
 
 def test_first_writer_wins_and_the_second_changes_nothing(history: RunHistory) -> None:
