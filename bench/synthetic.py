@@ -76,6 +76,7 @@ def narrow_columns(
         "accuracy": accuracy,
         "format": form,
         "reward": accuracy + 0.1 * form,
+        "used": np.ones(count, bool),
     }
 
 

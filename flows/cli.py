@@ -9,8 +9,8 @@ import typer
 from flows.commands.common import STORE, RunArgument, SetOption, StoreOption, told_errors
 from flows.commands.doctor import doctor
 from flows.commands.grade import app as grade
-from flows.commands.select import select_prompts
 from flows.commands.history import history
+from flows.commands.select import select_prompts
 from flows.commands.sql import sql
 from flows.prefect_server import prefect_api, quiet_prefect
 from flows.runs import Run, create_run, newest_policy, open_run

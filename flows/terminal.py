@@ -1,18 +1,15 @@
-"""What the commands print: tables for people, JSON and CSV for programs."""
+"""What the commands print: tables for people, JSON for programs; results of queries are in flows/results.py."""
 
-import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
 from flows.status import Status
 
-FORMATS = ("table", "csv", "json")
 # Into a pipe or a file, rows are as wide as they are: cut columns would be lost.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
 
@@ -20,22 +17,6 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000
 def print_json(value: Any) -> None:
     """`value` as indented JSON."""
     print(json.dumps(value, indent=2, default=str))
-
-
-def print_rows(rows: pa.Table, output: str) -> None:
-    """The rows of a query as a table, CSV or JSON."""
-    if output == "json":
-        print_json(rows.to_pylist())
-    elif output == "csv":
-        writer = csv.writer(sys.stdout)
-        writer.writerow(rows.column_names)
-        writer.writerows(row.values() for row in rows.to_pylist())
-    else:
-        table = Table(*rows.column_names)
-        for row in rows.to_pylist():
-            table.add_row(*[_told(value) for value in row.values()])
-        console.print(table)
-        console.print(f"{rows.num_rows} rows")
 
 
 def print_runs(runs: Sequence[Status]) -> None:
@@ -90,9 +71,3 @@ def print_evaluation(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _interval(row: Mapping[str, Any]) -> str:
     return f"{row['pass_at_1']:.3f} ({row['low']:.2f}-{row['high']:.2f})"
-
-
-def _told(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

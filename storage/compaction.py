@@ -13,10 +13,11 @@ import json
 
 import pyarrow as pa
 
-from storage.catalog import COMPACTED, build_catalog
+from storage.catalog import build_catalog
 from storage.files import StoreError
 from storage.history import RunHistory
 from storage.tables import parse_parquet, write_parquet
+from storage.views import COMPACTED
 
 STEPS = b"srpo.steps"  # Parquet metadata of a compacted file: JSON {key of an index file: its SHA-256}
 

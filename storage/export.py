@@ -13,9 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.catalog import connect, run_query
+from storage.catalog import connect
 from storage.files import StoreError, explain, publish_directory, publish_file, temporary_directory
 from storage.history import RunHistory
+from storage.queries import run_query
 from storage.tables import ROW_GROUP, SHARDS
 
 FILE_BYTES = 512 << 20  # of rows in memory; a file of the dataset gets further steps until it has as many

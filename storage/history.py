@@ -26,10 +26,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.catalog import SEED, build_catalog, connect, in_memory, literal, run_query
+from storage.catalog import build_catalog, connect
 from storage.files import CorruptFile, LocalStore, MissingFile, StoreError, explain, make_directory, sweep
+from storage.queries import in_memory, literal, run_query
 from storage.stores import Store
 from storage.tables import INDEX, PUBLISHED, SHARDS, TABLES, Table, conform, parse_parquet, write_parquet
+from storage.views import SEED
 
 SHARDS_KEY = b"srpo.shards"  # Parquet metadata of an index file: JSON {shard: {sha256, rows, bytes}}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -169,7 +171,7 @@ class RunHistory:
 
     def sql(self, query: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> pa.Table:
         """The result of a query over the views (storage/sql/), as of what is committed now. Raises StoreError."""
-        with connect(self.store) as connection:
+        with connect(self.store, comments=False) as connection:
             return run_query(connection, query, parameters)
 
     def query_epoch(self, query: str, *, stage: int, epoch: int) -> pa.Table:

@@ -26,9 +26,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.catalog import in_memory, literal, run_query
 from storage.files import StoreError
 from storage.history import RunHistory
+from storage.queries import in_memory, literal, run_query
 from storage.readonly import ReadOnlyStore
 from storage.tables import BUCKETS, TABLES, conform
 
@@ -111,7 +111,12 @@ def record_visits(history: RunHistory, *, stage: int, epoch: int) -> bool:
     """
     if history.has("visits", stage=stage, epoch=epoch):
         return False
-    return history.publish("visits", history.query_epoch(_VISITS, stage=stage, epoch=epoch), stage=stage, epoch=epoch)
+    return history.publish("visits", epoch_visits(history, stage=stage, epoch=epoch), stage=stage, epoch=epoch)
+
+
+def epoch_visits(history: RunHistory, *, stage: int, epoch: int) -> pa.Table:
+    """What each prompt showed in an epoch, from its index files. Raises StoreError."""
+    return history.query_epoch(_VISITS, stage=stage, epoch=epoch)
 
 
 def last_visits(history: RunHistory) -> dict[str, tuple[int, int, int]]:

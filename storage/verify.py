@@ -19,12 +19,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.catalog import COMPACTED, SEED, run_folders
 from storage.compaction import STEPS
 from storage.files import CorruptFile, MissingFile
 from storage.history import SHARDS_KEY
 from storage.stores import Store
 from storage.tables import is_sealed, parse_parquet
+from storage.views import COMPACTED, SEED, run_folders
 
 _STEP = re.compile(r".*/stage=(\d+)/epoch=(\d+)/step-(\d+)\.parquet")
 _INDEX_REMEDY = (

@@ -24,23 +24,22 @@ def select_prompts(
     epoch: Annotated[int, typer.Option(help="The finished epoch after which to decide.")],
     store: StoreOption = STORE,
     changes: SetOption = None,
-    output: Annotated[str, typer.Option("--format", help="table (agreement), csv or json (every prompt).")] = "table",
+    output: Annotated[
+        str, typer.Option("--format", help="table (agreement); csv, json or parquet (every prompt).")
+    ] = "table",
 ) -> None:
     """Show what a selector would have decided after an epoch, beside what was decided.
 
     The run's own settings hold unless `--set` changes them: `--set resampling.readmit_after=2`.
     """
     with told_errors():
-        from flows import terminal
+        from flows import results
 
-        if output not in terminal.FORMATS:
-            raise WrongUseError(f"--format {output}: choose one of {', '.join(terminal.FORMATS)}")
+        if output not in results.FORMATS:
+            raise WrongUseError(f"--format {output}: choose one of {', '.join(results.FORMATS)}")
         run = _open(store, target)
         rows = compare(run, selector, stage, epoch, changes or [])
-        if output == "table":
-            terminal.print_rows(pa.Table.from_pylist(agreement(rows)), output)
-        else:
-            terminal.print_rows(pa.Table.from_pylist(rows), output)
+        results.print_rows(pa.Table.from_pylist(agreement(rows) if output == "table" else rows), output)
 
 
 def compare(run: Run, selector: str, stage: int, epoch: int, changes: list[str]) -> list[dict[str, Any]]:

@@ -52,8 +52,6 @@ SELECT
     (accuracy * present + absent_accuracy) / (present + absent) AS accuracy
 FROM step_accuracy
 JOIN pools USING (run, stage, epoch);
-COMMENT ON VIEW stage_progress IS
-    'one row per step, numbered n within its stage: accuracy (0 to 1) over all prompts that the stage began with, those left out of the epoch counted as at their last visit (null: ungraded)';
 
 -- Whether stage `of_stage` goes on after its epoch `after_epoch`: by the first that holds,
 --   it ends when fewer than `min_prompts` prompts are left to learn from,
@@ -110,5 +108,3 @@ SELECT
     slope, gain, window_steps::BIGINT AS "window", steps, prompts
 FROM judged
 ORDER BY run;
-COMMENT ON MACRO TABLE stage_decision IS
-    'whether a stage goes on after an epoch, why, and the figures: FROM stage_decision(stage, epoch, window, min_gain, max_steps, min_prompts)';

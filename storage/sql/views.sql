@@ -1,16 +1,15 @@
--- Views over the tables (which storage/tables.py describes and storage/catalog.py makes). {shards} is the read over the
--- wide shards. Correct: accuracy at least 1 - 1e-6. Ungraded rollouts (accuracy or reward null) leave counts and means.
+-- Views over the tables (which storage/tables.py describes and storage/catalog.py makes); comments.sql says what each
+-- gives. Correct: accuracy at least 1 - 1e-6. Ungraded rollouts (accuracy or reward null) leave counts and means.
 -- Equal rewards: within 1e-6 of each other.
 
--- Index first: it decides which rows exist (committed), and its filters prune the shards by their directories.
+-- The shards are named first: a join reads its second side first, and what it found there (runs, steps, rows) then chooses
+-- the files and row groups of the first. The index decides which rows exist (committed), and what must be opened.
 CREATE VIEW trajectories AS
 SELECT i.*, d.prompt, d.completion, d.prompt_token_ids, d.token_ids, d.logprobs
-FROM rollouts AS i
-JOIN {shards} AS d
+FROM shards AS d
+JOIN rollouts AS i
     ON i.run = d.run AND i.stage = d.stage AND i.epoch = d.epoch AND i.step = d.step
     AND parse_filename(i.file) = parse_filename(d.filename) AND i.row = d.file_row_number;
-COMMENT ON VIEW trajectories IS
-    'one row per committed rollout with texts, token ids and log-probabilities (nats), but for pruned epochs; filter by stage, epoch and step';
 
 CREATE VIEW groups AS
 SELECT
@@ -28,13 +27,9 @@ SELECT
     max(reward) - min(reward) <= 1e-6 AS same_reward
 FROM rollouts
 GROUP BY run, stage, epoch, step, prompt_id;
-COMMENT ON VIEW groups IS
-    'one row per group (the rollouts of one prompt at one step): counts, means, reward variance, and whether all are equal (null: ungraded)';
 
 CREATE VIEW zero_variance AS
 SELECT * FROM groups WHERE same_accuracy OR same_reward;
-COMMENT ON VIEW zero_variance IS
-    'the groups whose graded rollouts have equal accuracy or equal reward (tolerance 1e-6), which teach nothing, with counts and means';
 
 CREATE VIEW prompt_stats AS
 SELECT
@@ -54,12 +49,14 @@ FROM (
     FROM rollouts
     GROUP BY run, stage, epoch, prompt_id
 );
-COMMENT ON VIEW prompt_stats IS
-    'one row per prompt, stage and epoch: rollouts, graded and correct (counts), pass rate (0 to 1), bucket easy, mixed, hard or ungraded, mean length (tokens)';
 
+-- The rollouts are read once for both: over thousands of files, opening them is what takes the time.
 CREATE VIEW step_stats AS
-SELECT *
-FROM (
+WITH read_once AS MATERIALIZED (
+    SELECT run, stage, epoch, step, prompt_id, policy_version, completion_tokens, finish_reason, accuracy, reward
+    FROM rollouts
+),
+of_rollouts AS (
     SELECT
         run, stage, epoch, step,
         max(policy_version) AS policy_version,
@@ -69,24 +66,32 @@ FROM (
         avg(completion_tokens) AS mean_length,
         quantile_cont(completion_tokens, 0.5) AS median_length,
         quantile_cont(completion_tokens, 0.95) AS p95_length,
-        covar_pop(completion_tokens, reward) / nullif(stddev_pop(completion_tokens) * stddev_pop(reward), 0)
+        covar_pop(completion_tokens, reward)
+            / nullif(stddev_pop(completion_tokens) FILTER (reward IS NOT NULL) * stddev_pop(reward), 0)
             AS length_reward_correlation,
         avg((finish_reason = 'length')::INT) AS truncated
-    FROM rollouts
-    GROUP BY run, stage, epoch, step
-)
-JOIN (
+    FROM read_once
+    GROUP BY ALL
+),
+of_groups AS (
     SELECT
         run, stage, epoch, step,
         count(*) AS groups,
         avg(same_accuracy::INT) AS zero_variance_accuracy,
         avg(same_reward::INT) AS zero_variance_reward,
         avg(reward_variance) AS mean_reward_variance
-    FROM groups
-    GROUP BY run, stage, epoch, step
-) USING (run, stage, epoch, step);
-COMMENT ON VIEW step_stats IS
-    'one row per step: groups and rollouts (counts), means, lengths (tokens), and shares (0 to 1) of truncated rollouts and of graded groups with zero variance';
+    FROM (
+        SELECT
+            run, stage, epoch, step, prompt_id,
+            max(accuracy) - min(accuracy) <= 1e-6 AS same_accuracy,
+            max(reward) - min(reward) <= 1e-6 AS same_reward,
+            var_pop(reward) AS reward_variance
+        FROM read_once
+        GROUP BY ALL
+    )
+    GROUP BY ALL
+)
+SELECT * FROM of_rollouts JOIN of_groups USING (run, stage, epoch, step);
 
 CREATE VIEW epoch_stats AS
 SELECT
@@ -101,8 +106,27 @@ SELECT
     sum(mean_length * rollouts) / sum(rollouts) AS mean_length
 FROM prompt_stats
 GROUP BY run, stage, epoch;
-COMMENT ON VIEW epoch_stats IS
-    'one row per epoch: visited prompts and rollouts (counts), shares of easy, mixed, hard and ungraded prompts (0 to 1), mean pass rate, mean length (tokens)';
+
+-- The correlation is over graded rollouts, as covar_pop leaves out rows with a null. All percentiles are of one sort.
+CREATE VIEW length_percentiles AS
+SELECT
+    run, stage, epoch, domain, rollouts,
+    p[1] AS p05, p[2] AS p25, p[3] AS p50, p[4] AS p75, p[5] AS p95, p[6] AS p99,
+    longest, mean_correct, mean_wrong, reward_correlation
+FROM (
+    SELECT
+        run, stage, epoch, domain,
+        count(*) AS rollouts,
+        quantile_cont(completion_tokens, [0.05, 0.25, 0.5, 0.75, 0.95, 0.99]) AS p,
+        max(completion_tokens) AS longest,
+        avg(completion_tokens) FILTER (accuracy >= 1 - 1e-6) AS mean_correct,
+        avg(completion_tokens) FILTER (accuracy < 1 - 1e-6) AS mean_wrong,
+        covar_pop(completion_tokens, reward)
+            / nullif(stddev_pop(completion_tokens) FILTER (reward IS NOT NULL) * stddev_pop(reward), 0)
+            AS reward_correlation
+    FROM rollouts
+    GROUP BY ALL
+);
 
 CREATE VIEW bucket_transitions AS
 SELECT run, from_stage, from_epoch, to_stage, to_epoch, from_bucket, to_bucket, count(*) AS prompts
@@ -115,8 +139,6 @@ FROM (
 )
 WHERE from_bucket IS NOT NULL
 GROUP BY ALL;
-COMMENT ON VIEW bucket_transitions IS
-    'prompts (a count) that went from one bucket to another between a visit in one epoch and their next visit in a later one';
 
 -- One flip per prompt and kind: the first visit with a correct rollout after a visit whose graded rollouts were all wrong,
 -- with the first wrong and the first correct rollout of the two. Training texts come from the shards of those two alone.
@@ -147,7 +169,7 @@ paired AS (
     FROM visits
     WINDOW before AS (PARTITION BY kind, run, prompt_id ORDER BY stage, epoch)
 ),
-flipped AS (
+flipped AS MATERIALIZED (
     SELECT * FROM paired WHERE from_correct = 0 AND correct > 0
     QUALIFY row_number() OVER (PARTITION BY kind, run, prompt_id ORDER BY stage, epoch) = 1
 ),
@@ -163,8 +185,8 @@ texts AS (
         'training' AS kind, k.run, k.prompt_id,
         any_value(d.completion) FILTER (WHERE NOT k.solves) AS wrong,
         any_value(d.completion) FILTER (WHERE k.solves) AS solved
-    FROM picked AS k
-    JOIN {shards} AS d
+    FROM shards AS d
+    JOIN picked AS k
         ON d.run = k.run AND d.stage = k.stage AND d.epoch = k.epoch AND d.step = k.pick.step
         AND parse_filename(d.filename) = parse_filename(k.pick.file) AND d.file_row_number = k.pick.row
     GROUP BY ALL
@@ -179,8 +201,6 @@ FROM flipped AS f
 LEFT JOIN (SELECT run, prompt_id, any_value(question) AS question, any_value(answer) AS answer FROM prompts GROUP BY ALL) AS p
     USING (run, prompt_id)
 LEFT JOIN texts AS t ON t.kind = f.kind AND t.run = f.run AND t.prompt_id = f.prompt_id;
-COMMENT ON VIEW flips IS
-    'prompts that went from all wrong at one visit to some right at the next, once per kind (training, evaluation), with counts and one wrong and one right completion';
 
 CREATE VIEW staleness AS
 SELECT
@@ -188,15 +208,52 @@ SELECT
     s.policy_version AS sampled_by,
     p.version - 1 AS updated_by,
     p.version - 1 - s.policy_version AS staleness
-FROM step_stats AS s
+FROM (SELECT run, stage, epoch, step, max(policy_version) AS policy_version FROM rollouts GROUP BY ALL) AS s
 LEFT JOIN policies AS p USING (run, stage, epoch, step);
-COMMENT ON VIEW staleness IS
-    'one row per step: policy version that sampled, version that its update started from, and their difference in updates (null: not updated yet)';
+
+-- Macros that give rows. Call them with literals: from these DuckDB chooses the files to open, from a subquery it cannot.
 
 CREATE MACRO rollouts_of(prompt) AS TABLE
     SELECT * FROM trajectories WHERE prompt_id = prompt ORDER BY run, stage, epoch, step, sample;
-COMMENT ON MACRO TABLE rollouts_of IS
-    'every committed rollout of one prompt, oldest first, with texts and tokens: FROM rollouts_of(''0123456789abcdef'')';
+
+-- The text is sought as it is, with no pattern: '%' and '_' stand for themselves.
+CREATE MACRO search(text, stage, epoch) AS TABLE
+    SELECT
+        t.run, t.stage, t.epoch, t.step, t.prompt_id, t.sample, t.accuracy, t.reward,
+        CASE WHEN t.at_completion > 0 THEN 'completion' ELSE 'prompt' END AS found_in,
+        CASE
+            WHEN t.at_completion > 0 THEN substr(t.completion, greatest(t.at_completion - 40, 1), 80 + length(text))
+            ELSE substr(t.prompt, greatest(t.at_prompt - 40, 1), 80 + length(text))
+        END AS excerpt
+    FROM (
+        SELECT
+            *,
+            instr(lower(completion), lower(text)) AS at_completion,
+            instr(lower(prompt), lower(text)) AS at_prompt
+        FROM trajectories AS a
+        WHERE a.stage = stage AND a.epoch = epoch
+    ) AS t
+    WHERE t.at_completion > 0 OR t.at_prompt > 0
+    ORDER BY t.run, t.step, t.position;
+
+-- Among equal rewards the first that was sampled; a prompt with one graded rollout is its own best and worst.
+CREATE MACRO best_and_worst(prompt) AS TABLE
+    WITH graded AS MATERIALIZED (FROM rollouts WHERE prompt_id = prompt AND reward IS NOT NULL),
+    picked AS (
+        SELECT *, 'best' AS which FROM graded
+        QUALIFY row_number() OVER (PARTITION BY run ORDER BY reward DESC, stage, epoch, step, position) = 1
+        UNION ALL
+        SELECT *, 'worst' FROM graded
+        QUALIFY row_number() OVER (PARTITION BY run ORDER BY reward, stage, epoch, step, position) = 1
+    )
+    SELECT
+        k.which, k.run, k.stage, k.epoch, k.step, k.policy_version, k.sample, k.reward, k.accuracy, k.verdict,
+        k.completion_tokens, k.finish_reason, d.prompt, d.completion
+    FROM shards AS d
+    JOIN picked AS k
+        ON d.run = k.run AND d.stage = k.stage AND d.epoch = k.epoch AND d.step = k.step
+        AND parse_filename(d.filename) = parse_filename(k.file) AND d.file_row_number = k.row
+    ORDER BY k.run, k.which;
 
 CREATE VIEW sampling_accounts AS
 SELECT
@@ -215,5 +272,3 @@ FROM (
     GROUP BY run, stage, epoch, step
 )
 WINDOW so_far AS (PARTITION BY run ORDER BY stage, epoch, step);
-COMMENT ON VIEW sampling_accounts IS
-    'one row per step: rollouts that were sampled, used by the update and discarded by dynamic sampling (counts; share 0 to 1), and what the run had sampled by then (rollouts, tokens)';

@@ -20,6 +20,8 @@ PROMPTS = {"a": ("math", 1), "b": ("math", 8), "c": ("math", 8), "d": ("code", 8
 Figures = dict[tuple[str | None, int | None], float]  # pass@1 by domain and class
 RIGHT, WRONG, MIXED = (1.0, 1.0), (0.0, 0.0), (1.0, 0.0)
 
+UNPENALISED = {"tests_passed": None, "format": 1.0, "code_in_math": 0.0, "mixed_language": 0.0, "overlong": 0.0}
+
 
 class Page(HTMLParser):
     """The parts of a page by the nearest id around them: texts, tables as rows of cells, and tags with attributes."""
@@ -83,7 +85,7 @@ def shard(groups: dict[str, tuple[float, ...]], completions: dict[str, str]) -> 
         for sample, accuracy in enumerate(accuracies):
             given = {"position": len(rows), "prompt_id": prompt, "domain": domain, "difficulty": difficulty}
             length = {"prompt_tokens": 1, "completion_tokens": 2, "finish_reason": "length" if sample else "stop"}
-            grade = {"verdict": "graded", "accuracy": accuracy, "format": 1.0, "reward": accuracy + 0.1}
+            grade = {"verdict": "graded", "accuracy": accuracy, **UNPENALISED, "reward": accuracy + 0.1}
             texts = {"prompt": f"{prompt}?", "completion": completions.get(prompt, f"{prompt}{sample}")}
             tokens = {"prompt_token_ids": [1], "token_ids": [2, 3], "logprobs": [-0.5, -0.5]}
             kept = {"sample": sample, "seed": sample, "policy_version": 0, "used": True}
@@ -180,7 +182,7 @@ def fill(run: Run) -> None:
     for stage, after, accuracy, completion in ((0, 0, 0.0, "held wrong"), (2, 1, 1.0, "held right")):
         held = {"prompt_id": "d", "domain": "code", "difficulty": 8, "sample": 0, "seed": 1, "policy_version": 0}
         ended = {"completion": completion, "completion_tokens": 2, "finish_reason": "stop", "verdict": "graded"}
-        grade = {"accuracy": accuracy, "format": 1.0, "reward": accuracy}
+        grade = {"accuracy": accuracy, **UNPENALISED, "reward": accuracy}
         run.history.publish("evaluation_rollouts", [held | ended | grade], stage=stage, epoch=after)
 
 

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from storage.selectors import record_visits
+from storage.selectors import load_rule, record_visits, select
 from storage.tables import SHARDS
+
+UNPENALISED = {"tests_passed": None, "format": 1.0, "code_in_math": 0.0, "mixed_language": 0.0, "overlong": 0.0}
 
 
 def shard_rows(
@@ -25,7 +27,6 @@ def shard_rows(
     rows: list[dict[str, Any]] = []
     for prompt, group in zip(prompts, accuracies, strict=True):
         for sample, accuracy in enumerate(group):
-            form = None if accuracy is None else sample % 2
             rows.append(
                 {
                     "position": position + len(rows),
@@ -40,7 +41,8 @@ def shard_rows(
                     "finish_reason": "length" if sample == 0 else "stop",
                     "verdict": "ungraded" if accuracy is None else "graded",
                     "accuracy": accuracy,
-                    "format": form,
+                    **UNPENALISED,
+                    "format": sample % 2,
                     "reward": None if accuracy is None else accuracy + 0.1 * (sample % 2),
                     "used": True,
                     "prompt": f"solve {prompt}",
@@ -83,6 +85,7 @@ def fill(history: Any) -> None:
     history.publish("prompts", [{"prompt_id": p, "question": f"{p}?", **problem} for p in "abc"], stage=0, epoch=0)
     removed = {"steps": 1, "shards": 1, "rollouts": 2, "bytes": 1000}  # of stage 0, which has no steps: all is readable
     history.publish("pruned", [removed], stage=0, epoch=0)
+    history.publish("machines", [{"machine": "0" * 16, "fact": "python", "value": "3.11"}], stage=0, epoch=0)
     for epoch, groups in enumerate([[wrong, [0.0, 1.0], wrong], [[1.0, 0.0], right, wrong]]):
         history.publish("decisions", [decision(p) for p in "abc"], stage=1, epoch=epoch)
         plan = {"prompts": 3, "steps": 1, "first_version": epoch, "selector": "history"}
@@ -95,15 +98,8 @@ def fill(history: Any) -> None:
         history.publish("metrics", [metric], stage=1, epoch=epoch)
         policy = {"version": epoch + 1, "step": 0, "path": f"policies/version-{epoch + 1:06d}", "sha256": "0" * 64}
         history.publish("policies", [policy], stage=1, epoch=epoch)
-        move = {
-            "decision": "continue",
-            "reason": "still rising",
-            "slope": None,
-            "gain": 0.1,
-            "window": 4,
-            "steps": 1,
-            "prompts": 3,
-        }
+        move = {"decision": "continue", "reason": "still rising", "slope": None, "gain": 0.1, "window": 4, "steps": 1}
+        move["prompts"] = 3
         history.publish("transitions", [move], stage=1, epoch=epoch)
         figures = {
             "n": 1,
@@ -117,8 +113,14 @@ def fill(history: Any) -> None:
         summary = {"after": epoch, "policy_version": epoch, "domain": None, "difficulty": None, **figures}
         history.publish("evaluations", [summary], stage=1, epoch=epoch)
         rollout = {"prompt_id": "h", "domain": "math", "difficulty": 3, "seed": 1, "policy_version": epoch}
-        ended = {"completion_tokens": 3, "finish_reason": "stop", "verdict": "graded", "format": 1.0, "reward": 1.0}
+        ended = {"completion_tokens": 3, "finish_reason": "stop", "verdict": "graded", **UNPENALISED, "reward": 1.0}
         rows = [
             {**rollout, **ended, "sample": s, "accuracy": float(epoch), "completion": f"held {epoch}"} for s in range(2)
         ]
         history.publish("evaluation_rollouts", rows, stage=1, epoch=epoch)
+
+
+def selected(history: Any, *, stage: int, epoch: int) -> pa.Table:
+    """What the paper's rule decides after an epoch."""
+    record_visits(history, stage=stage, epoch=epoch)
+    return select(history, load_rule("history"), {"seed": 0, "prompts_per_step": 1}, stage=stage, epoch=epoch)

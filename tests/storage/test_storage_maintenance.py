@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from history_samples import decision, fill, shard_rows
+from history_samples import decision, fill, selected, shard_rows
 
 from storage.catalog import connect
 from storage.compaction import compact, finished_epochs
@@ -136,14 +136,14 @@ def test_views_give_the_same_rows_before_and_after_compaction_and_later_steps_to
     views = ("rollouts", "trajectories", "prompt_stats", "step_stats", "flips", "epoch_stats")
     old = connect(kept.store)  # made before, as a reader's that lives on
     before = {view: rows_of(old, view) for view in views}
-    decided = kept.select("history", stage=1, epoch=1)
+    decided = selected(kept, stage=1, epoch=1)
     assert compact(kept) == [(1, 0), (1, 1)]
     assert compact(kept) == []
     for connection in (old, connect(kept.store), duckdb.connect(kept.directory / "history.duckdb", read_only=True)):
         assert {view: rows_of(connection, view) for view in views} == before
     assert kept.is_committed(1, 0, 0)
     assert kept.read_step(1, 0, 0).num_rows == 6
-    assert kept.select("history", stage=1, epoch=1) == decided
+    assert selected(kept, stage=1, epoch=1) == decided
     kept.commit_step(1, 2, 1, 1)
     assert len(rows_of(old, "rollouts")) == len(rows_of(connect(kept.store), "rollouts")) == 16
 

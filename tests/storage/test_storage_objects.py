@@ -11,7 +11,7 @@ import object_servers
 import obstore
 import pyarrow as pa
 import pytest
-from history_samples import decision, fill, shard_rows
+from history_samples import decision, fill, selected, shard_rows
 from object_servers import BUCKET, Environment, Proxy
 from obstore.store import S3Store
 from test_storage_crashes import go, small_disk, start_writer
@@ -45,7 +45,7 @@ def test_a_history_in_an_object_store_answers_like_one_on_a_disk(
         query = f"FROM {name} ORDER BY ALL"
         assert history.sql(query).equals(filled.sql(query)), name
     assert history.read_step(1, 1, 0).equals(filled.read_step(1, 1, 0))
-    assert history.select("history", stage=1, epoch=1).equals(filled.select("history", stage=1, epoch=1))
+    assert selected(history, stage=1, epoch=1).equals(selected(filled, stage=1, epoch=1))
     assert history.read("decisions").equals(filled.read("decisions"))
     kept = {key for place in ("data", "index", "tables") for key in filled.store.keys(place)}
     assert set(history.store.keys("")) == kept | {"_probe"}
@@ -146,7 +146,7 @@ def test_small_questions_cost_one_request_and_selecting_reads_its_own_epoch(prox
     assert [method for method, _ in asked(proxy, lambda: history.write_shard(1, 7, 0, 0, rows))] == ["PUT"]
     read = asked(proxy, lambda: history.read_step(1, 0, 0))
     assert [method for method, _ in read] == ["GET"] * 3  # the index and two shards, nothing listed
-    paths = [path for _, path in asked(proxy, lambda: history.select("history", stage=1, epoch=1))]
+    paths = [path for _, path in asked(proxy, lambda: selected(history, stage=1, epoch=1))]
     assert all("stage=1/epoch=1" in path.replace("%3D", "=").replace("%2F", "/") for path in paths)
     assert not any("/data/" in path for path in paths)
     one_step = "SELECT completion FROM trajectories WHERE stage = 1 AND epoch = 0 AND step = 0"

@@ -30,7 +30,7 @@ def test_a_sound_rule_is_accepted_comments_and_all() -> None:
         ("DROP VIEW visits", "DROP"),
         ("WITH x AS (COPY candidates TO 'out.csv') SELECT * FROM x", "COPY"),
         (f"SELECT prompt_id, true AS keep, {ANSWER} FROM read_csv('/etc/passwd')", "mine"),
-        (f"SELECT prompt_id, true AS keep, {ANSWER} FROM query('FROM candidates')", "runs a query given as text"),
+        (f"SELECT prompt_id, true AS keep, {ANSWER} FROM query('FROM candidates')", "known only to read"),
         (f"SELECT prompt_id, true AS keep, {ANSWER} FROM rolouts", "rolouts"),
         (f"SELECT prompt_id, $luck > 0 AS keep, {ANSWER} FROM candidates", r"asks for \$luck.*\$decay"),
         (f"SELECT prompt_id, {ANSWER} FROM candidates", "must give .*keep .*or weight"),
