@@ -57,7 +57,7 @@ def _packages() -> Finding:
         if not requirement.specifier.contains(installed, prereleases=True):
             wrong.append(f"{requirement.name} {installed} is not {requirement.specifier}")
     detail = "; ".join(wrong) or ", ".join(f"{name} {version(name)}" for name in ("transformers", "prefect", "duckdb"))
-    return Finding("packages", not wrong, True, detail, "make install")
+    return Finding("packages", not wrong, True, detail, "make install" if wrong else "")
 
 
 def _torch() -> Finding:

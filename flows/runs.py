@@ -132,18 +132,17 @@ def create_run(store: Path, name: str, settings: Settings) -> Run:
 
 
 def open_history(store: Path, target: str) -> Store:
-    """Where the history is that `target` names: a URL, a directory of one run or of many, or a run of `store`.
+    """Where the history is that `target` names: a run of `store`, a directory of one run or of many, or a URL.
 
     Raises WrongUseError for what is none of these, StoreError for a URL that names no place.
     """
     if "://" in target:
         return open_store(target)
-    directory = Path(target)
-    if not directory.is_dir():
-        return open_run(store, target).history.store
+    named = RUN_NAME.fullmatch(target) is not None and (store / target).is_dir()
+    directory = store / target if named else Path(target)
     if (directory / "settings.yaml").is_file():
         return Run(directory.absolute().parent, directory.absolute().name).history.store
-    return open_store(directory)
+    return open_store(directory) if directory.is_dir() else open_run(store, target).history.store
 
 
 def _history(run: Run, settings: Settings) -> RunHistory:

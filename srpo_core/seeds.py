@@ -14,7 +14,7 @@ def derive_seed(*key: int | str) -> int:
         if type(part) not in (int, str):
             raise TypeError(f"a seed's key has int and str parts only, not {part!r} of type {type(part).__name__}")
     text = "\0".join(f"{type(part).__name__}:{part}" for part in key)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") >> 1
 
 
 def generator(seed: int) -> np.random.Generator:

@@ -91,8 +91,13 @@ class ReadOnlyStore:
 
     def check(self, text: str) -> list[Reading]:
         """The statements of a text, every one of them found to read before any is run. Raises StoreError."""
-        self._result.close()
-        return [self._checked(statement) for statement in self._parse(text)]
+
+        def work() -> list[Reading]:
+            self._result.close()
+            return [self._checked(statement) for statement in self._parse(text)]
+
+        checked: list[Reading] = self._wait_for(work)
+        return checked
 
     def stream(self, reading: Reading, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> Rows:
         """The result of a checked statement, read while it is asked for; Ctrl-C ends the query.
@@ -115,6 +120,7 @@ class ReadOnlyStore:
 
     def close(self) -> None:
         """Close the connection, and remove what it spilled."""
+        self._stop()
         self._worker.shutdown()
         self._result.close()
         self._connection.close()
@@ -131,15 +137,20 @@ class ReadOnlyStore:
 
     def _wait_for(self, work: Callable[[], Any]) -> Any:
         """What `work` returns, done by a thread of its own: this one waits, and can be interrupted meanwhile."""
-        future = self._worker.submit(work)
         try:
-            return future.result()
+            return self._worker.submit(work).result()
         except KeyboardInterrupt:
-            self._connection.interrupt()
-            wait([future])
+            self._stop()
             raise
         except (duckdb.Error, pa.ArrowException, RuntimeError, OSError) as error:
             raise StoreError(f"The query failed: {error}") from error
+
+    def _stop(self) -> None:
+        """Wait until no query runs, interrupting again and again: DuckDB forgets what comes before a query begins."""
+        idle = self._worker.submit(lambda: None)
+        while not idle.done():
+            self._connection.interrupt()
+            wait([idle], timeout=0.05)
 
     def _parse(self, text: str) -> list[duckdb.Statement]:
         try:

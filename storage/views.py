@@ -132,8 +132,8 @@ def _comments() -> str:
 
 
 def _inherit_comments(connection: duckdb.DuckDBPyConnection) -> None:
-    """Give a view's columns that have no comment of their own that of a table's column of the same name."""
-    described = {c.name: c.description for table in (*PUBLISHED, SHARDS, INDEX) for c in table.columns}
+    """Give a view's columns that have no comment of their own that of a rollout's column of the same name."""
+    described = {c.name: c.description for table in (SHARDS, INDEX) for c in table.columns}
     query = "SELECT table_name, column_name FROM duckdb_columns() WHERE comment IS NULL AND NOT internal"
     statements = [
         f"COMMENT ON COLUMN {view}.{column} IS {literal(described[column])}"

@@ -1,5 +1,5 @@
--- What the views, their columns and the macros give, with units. Columns that a table has under the same name and with
--- the same meaning (run, stage, prompt_id, ...) take that table's comment, in storage/views.py.
+-- What the views, their columns and the macros give, with units. Columns that rollouts have under the same name
+-- (run, stage, prompt_id, ...) take the comment from there, in storage/views.py, unless they have one here.
 
 COMMENT ON VIEW shards IS
     'one row per published rollout, committed or not, with texts and tokens, and where it lies; trajectories has the committed ones';
@@ -118,6 +118,8 @@ COMMENT ON COLUMN sampling_accounts.tokens_so_far IS 'tokens that it had sampled
 COMMENT ON VIEW flips IS
     'prompts that went from all wrong at one visit to some right at the next, once per kind (training, evaluation), with counts and one wrong and one right completion';
 COMMENT ON COLUMN flips.kind IS 'training or evaluation';
+COMMENT ON COLUMN flips.question IS 'the problem''s text';
+COMMENT ON COLUMN flips.answer IS 'the reference answer, or the tests';
 COMMENT ON COLUMN flips.from_stage IS 'stage of the visit that was all wrong';
 COMMENT ON COLUMN flips.from_epoch IS 'epoch of that visit (evaluation: epochs of the stage that were finished)';
 COMMENT ON COLUMN flips.from_graded IS 'graded rollouts of that visit, a count';

@@ -96,7 +96,12 @@ def test_resampling_counts_every_rollout_of_a_prompt_once(run: Run) -> None:
     visits = rows(run, "SELECT stage, epoch + 1 AS epoch, prompt_id, graded, correct FROM prompt_stats ORDER BY ALL")
     decided = rows(
         run,
-        "SELECT stage, epoch, prompt_id, graded, correct FROM decisions WHERE selector = 'history' ORDER BY ALL",
+        """
+        SELECT stage, epoch, prompt_id, graded, correct
+        FROM decisions AS d SEMI JOIN prompt_stats AS p
+            ON p.stage = d.stage AND p.epoch + 1 = d.epoch AND p.prompt_id = d.prompt_id
+        WHERE selector = 'history' ORDER BY ALL
+        """,
     )
     assert decided == visits
     assert max(row["graded"] for row in decided) > run.settings.rollout.group_size
@@ -106,6 +111,7 @@ def test_dynamic_sampling_changes_no_staleness(run: Run) -> None:
     assert {row["staleness"] for row in rows(run, "FROM staleness WHERE step > 0")} == {1}
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_rounds_is_the_same_bit_for_bit(pipeline: Pipeline, run: Run, tmp_path: Path) -> None:
     settings = tmp_path / "dynamic.yaml"
     settings.write_text(TINY.read_text().replace("rollout: {", DYNAMIC))

@@ -170,14 +170,17 @@ def greso(past: Past) -> Answer:
     return answer
 
 
+def posterior(past: Past, prompt: str) -> tuple[float, float]:
+    """The Beta distribution's two parameters."""
+    a = b = 1.0
+    for age, graded, correct in past.visits(prompt):
+        a += correct * past.settings["decay"] ** age
+        b += (graded - correct) * past.settings["decay"] ** age
+    return a, b
+
+
 def thompson(past: Past) -> Answer:
-    draws = {}
-    for prompt in past.sampled:
-        a = b = 1.0
-        for age, graded, correct in past.visits(prompt):
-            a += correct * past.settings["decay"] ** age
-            b += (graded - correct) * past.settings["decay"] ** age
-        draws[prompt] = beta(a, b, past.seed, f"{prompt} pass rate")
+    draws = {prompt: beta(*posterior(past, prompt), past.seed, f"{prompt} pass rate") for prompt in past.sampled}
     nearest = sorted(draws, key=lambda p: (abs(draws[p] - past.settings["target_pass_rate"]), p))
     kept = nearest[: math.ceil(past.settings["keep_share"] * len(nearest))]
     return {prompt: (prompt in kept, False) for prompt in past.sampled}
@@ -227,6 +230,7 @@ def pasts(draw: st.DrawFn) -> Past:
     sampled = {p: p in epochs[-1][1] or draw(st.booleans()) for p in prompts}
     settings = SETTINGS | {
         "readmit_after": draw(st.integers(1, 4)),
+        "sure_rollouts": draw(st.sampled_from([1, 5, 12])),
         "decay": draw(st.sampled_from([0.0, 0.5, 1.0])),
         "keep_share": draw(st.sampled_from([0.01, 0.5, 1.0])),
         "weight_easy": draw(st.sampled_from([0.0, 0.3, 1.0])),

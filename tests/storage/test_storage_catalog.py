@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 from history_samples import fill, shard_rows
 
@@ -85,6 +86,22 @@ def test_nearly_equal_rewards_count_as_equal_and_ungraded_groups_as_neither(hist
     assert same == [{"prompt_id": "a", "same_accuracy": True}, {"prompt_id": "b", "same_accuracy": None}]
     assert one(history, "FROM step_stats")["zero_variance_accuracy"] == 1
     assert one(history, "FROM prompt_stats WHERE prompt_id = 'b'")["bucket"] == "ungraded"
+
+
+def test_lengths_and_their_correlation_with_reward_leave_ungraded_rollouts_out(history: RunHistory) -> None:
+    for shard, (prompt, tokens, accuracy) in enumerate(
+        [("a", 10, 1.0), ("b", 20, 1.0), ("c", 30, 0.0), ("d", 40, 0.0), ("e", 1000, None)]
+    ):
+        rows = shard_rows([prompt], [[accuracy]], position=shard, tokens=tokens)
+        history.write_shard(1, 0, 0, shard, rows)
+    history.commit_step(1, 0, 0, 5)
+    graded = np.corrcoef([10, 20, 30, 40], [1, 1, 0, 0])[0, 1]
+    lengths = one(history, "FROM length_percentiles")
+    assert (lengths["rollouts"], lengths["longest"]) == (5, 1000)
+    assert [lengths[p] for p in ("p05", "p25", "p50", "p75")] == [12, 20, 30, 40]
+    assert (lengths["mean_correct"], lengths["mean_wrong"]) == (15, 35)
+    assert lengths["reward_correlation"] == pytest.approx(graded)
+    assert one(history, "FROM step_stats")["length_reward_correlation"] == pytest.approx(graded)
 
 
 def test_uncommitted_shards_are_in_no_view(history: RunHistory) -> None:

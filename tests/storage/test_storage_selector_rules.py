@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
-from selector_reference import RULES, SETTINGS, Past, decided, pasts
+from selector_reference import RULES, SETTINGS, Past, decided, pasts, posterior
 
 from storage import selectors
 from storage.selectors import decide, load_rule, selector_names
@@ -51,6 +51,11 @@ def assert_figures(name: str, past: Past, row: dict[str, Any]) -> None:
     if name not in ("history", "pass_rate"):  # those tell the visit that decided, which may not be the last
         newest = (visits or [(None, 0, 0)])[0]
         assert (row["bucket"], row["graded"], row["correct"]) == (past.bucket(prompt), *newest[1:])
+    if name == "thompson":
+        assert "Beta({:.2f}, {:.2f})".format(*posterior(past, prompt)) in row["reason"]
+    if name == "pass_rate" and not row["keep"]:  # the first visit that reached it
+        reached = [(g, c) for _, g, c in visits if g and c / g >= past.settings["solved_pass_rate"]]
+        assert (row["graded"], row["correct"]) == reached[-1]
     if past.sampled[prompt] and not any(graded for _, graded, _ in visits):
         assert row["bucket"] in ("unvisited", "ungraded")
         assert row["keep"] or name == "thompson"  # which keeps a share of all
@@ -107,16 +112,22 @@ def test_a_dropped_prompt_comes_back_within_the_epochs_set(name: str, after: int
     assert sum("x" in shown for _, shown in epochs) >= 9 // (after + 1)
 
 
-def test_the_surer_a_solved_prompt_is_the_longer_it_sits_out() -> None:
-    own = SETTINGS | {"readmit_after": 4, "sure_rollouts": 32}
+@pytest.mark.parametrize(
+    ("sure", "visited"),
+    [
+        (32, [0, 2, 5, 9, 14, 19]),  # 8, 16, 24, 32 rollouts, all correct: out for 1, 2, 3, 4 epochs, then 4 always
+        (20, [0, 3, 8, 13, 18]),  # 8 rollouts: 1.6 epochs, which are 2
+    ],
+)
+def test_the_surer_a_solved_prompt_is_the_longer_it_sits_out(sure: int, visited: list[int]) -> None:
+    own = SETTINGS | {"readmit_after": 4, "sure_rollouts": sure}
     epochs: list[tuple[tuple[int, int], dict[str, tuple[int, int]]]] = []
     sampled = {"x": True, "filler": True}
     for epoch in range(20):
         shown = {"filler": (8, 4)} | ({"x": (8, 8)} if sampled["x"] else {})
         epochs.append(((1, epoch), shown))
         sampled = kept(Past(epochs, sampled, own, prompts_per_step=1), "history_readmit")
-    # 8, 16, 24 and 32 rollouts, all correct: out for 1, 2, 3 and 4 epochs, and for 4 from then on.
-    assert [epoch for (_, epoch), shown in epochs if "x" in shown] == [0, 2, 5, 9, 14, 19]
+    assert [epoch for (_, epoch), shown in epochs if "x" in shown] == visited
 
 
 def test_a_prompt_dropped_in_stage_one_comes_back_in_stage_two() -> None:
