@@ -59,22 +59,15 @@ def transition(store: str, run: str, epoch: int) -> None:
 def build_second_stage(run: Run, epoch: int) -> None:
     """Every code prompt, and the math prompts that stage 1 kept after its last epoch."""
     last = run.history.read("decisions", stage=MATH, epoch=epoch + 1, name="rows").to_pylist()
-    kept = {row["prompt_id"]: row for row in last if row["keep"]}
-    decisions = []
-    for problem in read_problems(run, "train"):
-        if problem.domain == "code":
-            decisions.append(new_prompt(problem, "stage 2 begins with every code prompt"))
-        elif problem.id in kept:
-            decisions.append(_carried(kept[problem.id], keep=True, reason="kept by stage 1"))
-        else:
-            decisions.append({**new_prompt(problem, "dropped by stage 1"), "keep": False, "bucket": "easy"})
+    code = [problem for problem in read_problems(run, "train") if problem.domain == "code"]
+    decisions = [new_prompt(problem, "stage 2 begins with every code prompt") for problem in code]
+    decisions += [_carried(row) for row in last]
     first_version = read_plan(run, MATH, epoch).last_version
     publish_plan(run, MATH_AND_CODE, 0, decisions, first_version=first_version, selector="transition")
 
 
-def _carried(decision: dict[str, Any], *, keep: bool, reason: str) -> dict[str, Any]:
-    columns = ("prompt_id", "domain", "difficulty", "bucket", "graded", "correct", "pass_rate")
-    return {column: decision[column] for column in columns} | {
-        "keep": keep,
-        "reason": f"{reason}: {decision['reason']}",
-    }
+def _carried(decision: dict[str, Any]) -> dict[str, Any]:
+    """What stage 1 decided about a prompt last, as stage 2's first decision about it."""
+    columns = ("prompt_id", "domain", "difficulty", "keep", "bucket", "graded", "correct", "pass_rate")
+    told = "kept" if decision["keep"] else "dropped"
+    return {column: decision[column] for column in columns} | {"reason": f"{told} by stage 1: {decision['reason']}"}

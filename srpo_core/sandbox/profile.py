@@ -19,7 +19,7 @@ from srpo_core.sandbox.inside.seccomp import PATH_CALLS
 
 Level = Literal["A", "B", "none"]
 
-WORK = "/work"
+WORK = "/scratch"
 WORK_BYTES = 16 * 2**20
 _INSIDE = "srpo_core.sandbox.inside."
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")

@@ -84,12 +84,15 @@ ATTACKS: dict[str, tuple[Locks, str]] = {
         without("root", "landlock", "environment"),
         "import os\nprint(os.environ['SECRET_OF_THE_CALLER'], 'GOT')",
     ),
-    "link symbolically": (NO_SECCOMP, "import os\nos.symlink('/', '/work/l')\nos.unlink('/work/l')\nprint('GOT')"),
+    "link symbolically": (
+        NO_SECCOMP,
+        "import os\nos.symlink('/', '/scratch/l')\nos.unlink('/scratch/l')\nprint('GOT')",
+    ),
     "link": (
         NO_SECCOMP,
         "import os\nopen('a', 'w').close()\nos.link('a', 'b')\nos.unlink('a')\nos.unlink('b')\nprint('GOT')",
     ),
-    "change modes": (NO_SECCOMP, "import os\nos.chmod('/work', 0o700)\nprint('GOT')"),
+    "change modes": (NO_SECCOMP, "import os\nos.chmod('/scratch', 0o700)\nprint('GOT')"),
     "watch files": (NO_SECCOMP, CALL + "call(294, 0)\nprint('GOT')"),
     "mount": (OPEN, CALL + "call(272, 0x10020000)\ncall(165, b'none', b'/tmp', b'tmpfs', 0, 0)\nprint('GOT')"),
     "change the root": (OPEN, CALL + "call(272, 0x10000000)\nos.chroot(PLACE)\nprint('GOT')"),
@@ -168,11 +171,11 @@ EXHAUSTING: dict[str, str] = {
         "while time.process_time() < 2.5:\n pass\nprint('GOT')"
     ),
     "write a big file": (
-        "import os\np = PLACE if os.path.isdir(PLACE) else '/work'\nf = open(p + '/big', 'wb')\n"
+        "import os\np = PLACE if os.path.isdir(PLACE) else '/scratch'\nf = open(p + '/big', 'wb')\n"
         "try:\n f.write(bytes(2 * 2**20))\n f.flush()\n print('GOT')\nfinally:\n os.unlink(p + '/big')"
     ),
     "fill the work directory": (
-        "import os\np = PLACE if os.path.isdir(PLACE) else '/work'\n"
+        "import os\np = PLACE if os.path.isdir(PLACE) else '/scratch'\n"
         "try:\n for n in range(20):\n  open(f'{p}/f{n}', 'wb').write(bytes(2**20 - 1))\n print('GOT')\n"
         "finally:\n [os.unlink(f'{p}/f{n}') for n in range(20) if os.path.exists(f'{p}/f{n}')]"
     ),
@@ -241,14 +244,14 @@ def test_a_fork_bomb_dies_with_its_job(runner: Runner) -> None:
 @NEEDS_LEVEL_A
 def test_empty_files_by_the_thousand_are_stopped(runner: Runner) -> None:
     """They take no space, so no limit of size sees them. The watch cannot be switched off; the tmpfs would take all."""
-    endless = "n = 0\nwhile True:\n open(f'/work/{n}', 'w').close()\n n += 1"
+    endless = "n = 0\nwhile True:\n open(f'/scratch/{n}', 'w').close()\n n += 1"
     assert runner.run(endless).cause == "memory"
 
 
 @NEEDS_LEVEL_A
 def test_no_job_finds_what_another_one_wrote(runner: Runner) -> None:
-    runner.run("open('/work/note', 'w').write('the answer')")
-    assert not got(runner.run("import os\nif os.listdir('/work'):\n print('GOT')").output)
+    runner.run("open('/scratch/note', 'w').write('the answer')")
+    assert not got(runner.run("import os\nif os.listdir('/scratch'):\n print('GOT')").output)
 
 
 @NEEDS_LEVEL_A
