@@ -31,6 +31,7 @@ def test_a_step_is_sampled_while_the_one_before_is_learned_from(lagging: Run) ->
     assert steps["policy_version"].to_pylist()[:3] == [0, 0, 1]
 
 
+@pytest.mark.slow
 def test_a_lagging_run_that_is_killed_and_resumed_is_the_same_bit_for_bit(
     pipeline: Pipeline, lagging: Run, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_run_by_each_selector_resumes_bit_for_bit_and_its_decisions_can_be_mad
     assert_same_run(open_run(killed, "tiny"), run)
 
 
+@pytest.mark.slow
 def test_a_rule_of_the_users_own_trains_resumes_and_moves_without_its_file(pipeline: Pipeline, tmp_path: Path) -> None:
     own = tmp_path / "mine.sql"
     own.write_text(load_rule("pools").text.replace("$weight_easy", "0.25"))
