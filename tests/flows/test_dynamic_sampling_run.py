@@ -123,6 +123,7 @@ def test_a_run_killed_between_rounds_is_the_same_bit_for_bit(pipeline: Pipeline,
     assert_same_run(open_run(tmp_path, "tiny"), run)
 
 
+@pytest.mark.slow
 def test_steps_in_which_nothing_is_informative_end_and_make_versions_equal_to_the_base(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
