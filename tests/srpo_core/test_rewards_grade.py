@@ -121,6 +121,17 @@ def test_code_and_another_language_in_a_math_solution_cost_their_weights(verifie
     assert (with_language.reward, with_language.mixed_language, with_language.accuracy) == (1.125, 1.0, 1.0)
 
 
+def test_a_rollout_that_a_verifier_could_not_judge_is_ungraded_and_never_a_zero(verifiers: Verifiers) -> None:
+    unreadable = Problem("math", 1, "What is it?", "7=3", "elsewhere")
+    broken = CodeTests(asserts=("assert double(2) == 4",), entry_point="double", setup="raise ValueError")
+    no_tests_run = Problem("code", 1, "Write double(x).", broken.to_json(), "elsewhere")
+    program = "<think>x</think><answer>```python\ndef double(x):\n    return 2 * x\n```</answer>"
+    math, code = graded(verifiers, [(unreadable, "\\boxed{5}"), (no_tests_run, program)])
+    assert (math.verdict, math.accuracy, math.reward) == ("gold_unreadable", None, None)
+    assert (code.verdict, code.accuracy, code.reward, code.tests_passed) == ("sandbox_error", None, None, None)
+    assert code.format == 1.0
+
+
 def test_code_in_a_program_is_no_fault(verifiers: Verifiers) -> None:
     (grade,) = graded(verifiers, [(DOUBLE, "```python\ndef double(x):\n    return 2 * x\nprint(1)\nprint(2)\n```")])
     assert (grade.verdict, grade.code_in_math) == ("passed", 0.0)
