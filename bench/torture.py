@@ -80,12 +80,7 @@ class Outcome:
 
 
 def torture(
-    directory: Path,
-    *,
-    kills: int,
-    most_kills: int,
-    seed: int,
-    store: type[RunHistory] = RunHistory,
+    directory: Path, *, kills: int, most_kills: int, seed: int, store: type[RunHistory] = RunHistory
 ) -> Outcome:
     """Torture a new run in `directory`: `kills` kills, and on until one hit a temporary, to `most_kills` at most.
 
@@ -129,9 +124,13 @@ def torture(
     findings = ours.recv()
     reader.join()
     swept += len(list(history.tmp_root.iterdir()))
-    sweep = [sys.executable, "-m", "flows", "history", "sweep", str(directory)]
-    subprocess.run(sweep, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
+    _sweep_by_command(directory)
     return Outcome(findings, done, swept, len(list(history.tmp_root.iterdir())), failed)
+
+
+def _sweep_by_command(directory: Path) -> None:
+    command = [sys.executable, "-m", "flows", "history", "sweep", str(directory)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
 
 
 def write(store: type[RunHistory], directory: Path, writer: int, last: Any, tells: Connection) -> None:
