@@ -3,10 +3,11 @@
 import math
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,8 @@ def refuse(value: Any) -> Any:
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.complex_numbers(), st.text(), st.binary(), st.dates(),
-    st.datetimes(), st.timedeltas(), st.fractions(), st.decimals(allow_nan=False),
+    st.datetimes(), st.datetimes(timezones=st.just(UTC)), st.times(), st.timedeltas(), st.fractions(),
+    st.decimals(allow_nan=False),
 )  # fmt: skip
 hashable = st.recursive(scalars, lambda inner: st.one_of(st.tuples(inner, inner), st.frozensets(inner)))
 values = st.recursive(
@@ -52,15 +54,21 @@ def _has_set(value: Any) -> bool:
 
 @pytest.mark.parametrize(
     "value",
-    [2**4000, -(2**63), math.inf, -0.0, "\ud800", Counter("aab"), defaultdict(None, {1: [2]}), range(3, 9, 2), 1 + 2j],
-)
+    [
+        2**4000, -(2**63), math.inf, -0.0, "\ud800", Counter("aab"), defaultdict(None, {1: [2]}), range(3, 9, 2),
+        1 + 2j, datetime(2000, 1, 1, fold=1), time(1, 30, fold=1),
+        datetime(2000, 1, 1, tzinfo=timezone(timedelta(hours=2))),
+    ],
+)  # fmt: skip
 def test_the_odd_ones_come_back_too(value: Any) -> None:
     back = decode(encode(value, refuse), refuse)
     assert type(back) is type(value)
     assert repr(back) == repr(value)
 
 
-@pytest.mark.parametrize("value", [type("Int", (int,), {})(3), type("List", (list,), {})(), object(), len, int, Any])
+@pytest.mark.parametrize("value", [type("Int", (int,), {})(3), type("List", (list,), {})(), object(), len, int, Any,
+     datetime(2000, 1, 1, tzinfo=ZoneInfo("Europe/Rome")), time(1, tzinfo=timezone(timedelta(hours=2), "home"))],
+)  # fmt: skip
 def test_a_subclass_or_another_object_is_not_plain(value: Any) -> None:
     with pytest.raises(TypeError, match="not plain"):
         encode(value, refuse)

@@ -29,8 +29,6 @@ _TEXTS: dict[type, tuple[str, Callable[[Any], str]]] = {
     bytearray: ("bytearray", lambda value: value.decode("latin-1")),
     Decimal: ("Decimal", str),
     date: ("date", date.isoformat),
-    datetime: ("datetime", datetime.isoformat),
-    time: ("time", time.isoformat),
 }
 _FROM_SEQUENCE: dict[str, Callable[[list[Any]], Any]] = {name: kind for kind, name in _SEQUENCES.items()}
 _FROM_MAPPING: dict[str, Callable[[list[Any]], Any]] = {
@@ -45,9 +43,8 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "bytearray": lambda text: bytearray(text.encode("latin-1")),
     "Decimal": Decimal,
     "date": date.fromisoformat,
-    "datetime": datetime.fromisoformat,
-    "time": time.fromisoformat,
 }
+_FROM_CLOCK: dict[str, type[datetime] | type[time]] = {"datetime": datetime, "time": time}
 
 
 def encode(value: Any, other: Other) -> Json:  # noqa: PLR0911 (a case per type)
@@ -70,7 +67,7 @@ def encode(value: Any, other: Other) -> Json:  # noqa: PLR0911 (a case per type)
     return _encode_rare(value, kind, other)
 
 
-def _encode_rare(value: Any, kind: type, other: Other) -> Json:
+def _encode_rare(value: Any, kind: type, other: Other) -> Json:  # noqa: PLR0911 (a case per type)
     if kind is complex:
         return {"t": "complex", "v": [value.real, value.imag]}
     if kind is range:
@@ -79,6 +76,10 @@ def _encode_rare(value: Any, kind: type, other: Other) -> Json:
         return {"t": "Fraction", "v": [encode(part, other) for part in (value.numerator, value.denominator)]}
     if kind is timedelta:
         return {"t": "timedelta", "v": [value.days, value.seconds, value.microseconds]}
+    if kind is datetime or kind is time:
+        told = [value.isoformat(), value.fold]
+        # ISO 8601 knows an offset but not whose it is: a named zone is not plain
+        return {"t": kind.__name__, "v": told} if repr(_clock(kind, *told)) == repr(value) else other(value)
     if kind.__bases__ == (tuple,) and hasattr(kind, "_fields"):
         elements = [encode(element, other) for element in tuple.__iter__(value)]
         return {"t": "namedtuple", "v": [kind.__name__, list(kind._fields), elements]}
@@ -101,7 +102,7 @@ def decode(data: Json, other: Other) -> Any:
     return _decode_rare(data, other)
 
 
-def _decode_rare(data: Json, other: Other) -> Any:
+def _decode_rare(data: Json, other: Other) -> Any:  # noqa: PLR0911 (a case per type)
     tag, told = data["t"], data["v"]
     if tag == "complex":
         return complex(*told)
@@ -112,9 +113,15 @@ def _decode_rare(data: Json, other: Other) -> Any:
     if tag == "timedelta":
         days, seconds, microseconds = told
         return timedelta(days, seconds, microseconds)
+    if tag in _FROM_CLOCK:
+        return _clock(_FROM_CLOCK[tag], *told)
     if tag == "namedtuple":
         name, fields, elements = told
         if not all(word.isidentifier() and not keyword.iskeyword(word) for word in (name, *fields)):
             raise ValueError("a namedtuple with impossible names")
         return namedtuple(name, fields)(*(decode(element, other) for element in elements))
     return other(data)
+
+
+def _clock(kind: type[datetime] | type[time], iso: str, fold: int) -> datetime | time:
+    return kind.fromisoformat(iso).replace(fold=fold)
