@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from srpo_core.config import RewardSettings, VerifierSettings
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.model import load_tokenizer
 from srpo_core.problems.lab import base_policy_dir
@@ -15,6 +14,7 @@ from srpo_core.rollout.engine import Sampling
 from srpo_core.rollout.rollouts import Rollout, sample_rollouts
 from srpo_core.rollout.transformers import TransformersEngine
 from srpo_core.seeds import derive_seed
+from srpo_core.settings.rewards import RewardSettings, VerifierSettings
 
 GROUP_SIZE = 8
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=64)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from bench.figures import Figure, options, tell
-from srpo_core.config import ResamplingSettings
+from srpo_core.settings.resampling import ResamplingSettings
 from storage.history import RunHistory
 from storage.selectors import load_rule, record_visits, select, selector_names
 from storage.tables import INDEX, conform, write_parquet

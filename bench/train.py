@@ -9,12 +9,12 @@ import torch
 
 from bench.figures import Figure, options, tell, timed_in_turn
 from bench.lab_batch import lab_engine, lab_step, sample, training_batch
-from srpo_core.config import UpdateSettings
 from srpo_core.policy.advantages import group_advantages
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.model import load_model
 from srpo_core.policy.trainer import Trainer
 from srpo_core.problems.lab import base_policy_dir
+from srpo_core.settings.update import UpdateSettings
 
 GOAL = 2.0
 

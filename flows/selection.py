@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from srpo_core.config import ResamplingSettings, Settings
+from srpo_core.config import Settings
 from srpo_core.seeds import derive_seed
+from srpo_core.settings.resampling import ResamplingSettings
 from srpo_core.settings_file import SettingsError
 from storage.selectors import Rule, SelectorError, load_rule, try_rule, used_parameters
 

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from srpo_core.config import UpdateSettings
 from srpo_core.policy import checkpoints
 from srpo_core.policy.advantages import group_advantages
 from srpo_core.policy.batch import RolloutBatch
@@ -18,6 +17,7 @@ from srpo_core.policy.metrics import UpdateTotals, update_metrics
 from srpo_core.policy.model import load_model, load_tokenizer, unsampled_token_ids
 from srpo_core.policy.packing import length_buckets
 from srpo_core.seeds import generator
+from srpo_core.settings.update import UpdateSettings
 
 Rows = npt.NDArray[np.int64]
 

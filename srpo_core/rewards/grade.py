@@ -7,11 +7,11 @@ a rollout was solved (History Resampling reads it), so no bonus can make a wrong
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from srpo_core.config import RewardSettings
 from srpo_core.problems.problem import Problem
 from srpo_core.rewards.format import read_sections
 from srpo_core.rewards.penalties import code_in_math, mixed_language, overlong
 from srpo_core.rewards.verifiers import Judgement, Verifiers
+from srpo_core.settings.rewards import RewardSettings
 
 
 @dataclass(frozen=True)

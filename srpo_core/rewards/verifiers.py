@@ -8,7 +8,6 @@ from functools import cached_property
 from types import TracebackType
 from typing import Self
 
-from srpo_core.config import VerifierSettings
 from srpo_core.problems.lab.world import SOURCE as LAB
 from srpo_core.problems.lab.world import parse_question
 from srpo_core.problems.problem import Problem
@@ -19,6 +18,7 @@ from srpo_core.rewards.lab.math import same_integer, true_running_thought
 from srpo_core.rewards.math import UNGRADED as UNGRADED_MATH
 from srpo_core.rewards.math import MathVerifier
 from srpo_core.sandbox.limits import Limits
+from srpo_core.settings.rewards import VerifierSettings
 
 SOLVED = {"correct", "passed"}
 UNGRADED = {"sandbox_error", *UNGRADED_MATH}

@@ -13,7 +13,8 @@ from test_resume import assert_same_run, run_killed
 from flows.commands.select import compare
 from flows.runs import Run, WrongUseError, create_run, open_run
 from flows.selection import tried_rule
-from srpo_core.config import SELECTORS, Settings
+from srpo_core.config import Settings
+from srpo_core.settings.resampling import SELECTORS
 from srpo_core.settings_file import SettingsError, load_settings
 from storage.selectors import SelectorError, load_rule, selector_names
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from srpo_core.config import UpdateSettings
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.checkpoints import Progress, load_progress, model_checksum
 from srpo_core.policy.errors import PolicyError
 from srpo_core.policy.model import load_model, load_tokenizer
 from srpo_core.policy.trainer import Trainer
+from srpo_core.settings.update import UpdateSettings
 
 Batches = Callable[..., RolloutBatch]
 Policies = Callable[..., Path]

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from srpo_core.config import VerifierSettings
 from srpo_core.policy.model import load_tokenizer
 from srpo_core.problems.lab import base_policy_dir
 from srpo_core.problems.lab.vocabulary import make_tokenizer
@@ -29,6 +28,7 @@ from srpo_core.rewards.verifiers import Verifiers
 from srpo_core.rollout.engine import PromptGroup, Sampling
 from srpo_core.rollout.transformers import TransformersEngine
 from srpo_core.seeds import derive_seed
+from srpo_core.settings.rewards import VerifierSettings
 
 BASE = base_policy_dir()
 MAX_BYTES = 2_000_000

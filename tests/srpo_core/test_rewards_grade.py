@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srpo_core.config import RewardSettings, VerifierSettings
 from srpo_core.problems.lab.world import DOMAINS, lab_problems, parse_question, problem_of, solution
 from srpo_core.problems.problem import Problem
 from srpo_core.rewards.code import CodeTests
 from srpo_core.rewards.grade import Answered, Grade, Grader
 from srpo_core.rewards.verifiers import UnsupportedProblemError, Verifiers
+from srpo_core.settings.rewards import RewardSettings, VerifierSettings
 
 REWARDS = RewardSettings(accuracy=1.0, format=0.25, code_in_math=0.5, mixed_language=0.125)
 MATH = problem_of(parse_question("math", "has 6 gets 1 loses 3"))

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from srpo_core.config import UpdateSettings
 from srpo_core.policy.advantages import group_advantages
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.errors import PolicyError
@@ -22,6 +21,7 @@ from srpo_core.policy.logprobs import completion_statistics
 from srpo_core.policy.losses import clipped_loss_sums
 from srpo_core.policy.model import load_model
 from srpo_core.policy.trainer import Trainer
+from srpo_core.settings.update import UpdateSettings
 
 GRADIENT: dict[str, Any] = {"beta1": 0.0, "max_grad_norm": 1e9, "learning_rate": 1e-12}
 Batches = Callable[..., RolloutBatch]

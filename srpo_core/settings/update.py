@@ -1,0 +1,38 @@
+"""How the policy learns."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from srpo_core.settings.section import Decay, PositiveInt, Section
+
+
+class UpdateSettings(Section):
+    """The policy update."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    """AdamW's learning rate, constant after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps over which the learning rate rises linearly to its value."""
+    beta1: Decay = 0.9
+    """AdamW's first decay."""
+    beta2: Decay = 0.95
+    """AdamW's second decay."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient of an optimizer step is scaled down to this norm."""
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Clip range of the ratio below 1."""
+    clip_high: Annotated[float, Field(gt=0)] = 0.28
+    """Clip range of the ratio above 1."""
+    scale_by_std: bool = True
+    """Divide the advantage by the group's standard deviation, as GRPO does."""
+    mask_truncated: bool = True
+    """A completion that was cut at the longest length gets no advantage."""
+    minibatches: PositiveInt = 1
+    """Optimizer steps that share a step's groups between them."""
+    passes: PositiveInt = 1
+    """Times that a step's rollouts are gone through."""
+    micro_batch_tokens: PositiveInt = 4096
+    """Tokens of one forward and backward, padding included; bounds the memory, never changes the gradient."""
