@@ -86,11 +86,13 @@ class EpochUpdates:
         trainer, self._trainer = self._trainer, None
         if trainer is not None and trainer.progress.version == version:
             return trainer
-        settings = self._run.settings
+        settings, kl = self._run.settings, self._run.settings.update.kl
         return Trainer(
             checked_policy(self._run, version),
             settings.update,
             temperature=settings.rollout.temperature,
+            longest=settings.rollout.max_new_tokens,
+            reference=Path(kl.reference) if kl.reference is not None else self._run.policy(0),
             device=settings.policy.device,
         )
 
