@@ -58,6 +58,8 @@ class Trainer:
         self._longest = longest or 1
         self._correction = correction(settings, same_code=same_code)
         self._token_budget = settings.micro_batch_tokens
+        self.operations = 0.0
+        """Floating point operations of the last update: the model's, forward and backward."""
         self._model = load_model(checkpoint, device=device)
         self._tokenizer = load_tokenizer(checkpoint)
         unsampled = unsampled_token_ids(self._tokenizer)
@@ -92,6 +94,7 @@ class Trainer:
         weights would not be finite, and PolicyError when memory runs out; nothing on disk changes, but of several
         optimizer steps the first may be in memory: begin again from the checkpoint then.
         """
+        self.operations = 0.0
         refuse_not_finite(batch)
         lesson = self._lesson(batch)
         totals = UpdateTotals()
@@ -185,7 +188,9 @@ class Trainer:
         """The gradient of `rows`, counted in `totals`. Raises NotFiniteError for a loss that is not finite."""
         self._optimizer.zero_grad()
         for part in self.micro_batches(lesson.batch, rows):
-            logprobs, entropy = self._scorer(_packed(lesson.batch, part))
+            packed = _packed(lesson.batch, part)
+            logprobs, entropy = self._scorer(packed)
+            self._count_operations(len(packed.tokens), lesson.batch.lengths[part])
             tokens = lesson.tokens(part, weights, logprobs, entropy)
             loss, report = objective(tokens, self._settings, self._correction.importance_sampling)
             totals.add(report)
@@ -193,6 +198,11 @@ class Trainer:
                 raise _not_finite_loss(report.losses.split(tokens.lengths.tolist()), part)
             loss.backward()
         return totals
+
+    def _count_operations(self, tokens: int, lengths: Rows) -> None:
+        """2 operations a parameter and token forward, and twice as many backward; attention beside them."""
+        parameters = sum(parameter.numel() for parameter in self._model.parameters())
+        self.operations += 6 * parameters * (tokens + self._attention_cost * float(np.square(lengths).sum()))
 
     def _within_memory(self, work: Callable[[], T]) -> T:
         """The result of `work`, done once more with half the token budget when memory runs out.
