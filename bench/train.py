@@ -9,7 +9,7 @@ import torch
 
 from bench.figures import Figure, options, tell, timed_in_turn
 from bench.lab_batch import lab_engine, lab_step, sample, training_batch
-from srpo_core.policy.advantages import group_advantages
+from srpo_core.policy.advantages import advantages_of
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.model import load_model
 from srpo_core.policy.trainer import Trainer
@@ -45,7 +45,7 @@ class PlainUpdate:
         ids = torch.from_numpy(tokens)
         logits = self.model(input_ids=ids, attention_mask=torch.from_numpy(mask), use_cache=False).logits[:, :-1]
         logprobs = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-        weights = torch.from_numpy(group_advantages(batch.rewards, batch.groups, scale_by_std=True)).float()[:, None]
+        weights = torch.from_numpy(advantages_of("group_std", batch.rewards, batch.groups)).float()[:, None]
         ratio = (logprobs - torch.from_numpy(old)).exp()
         clipped = ratio.clamp(1 - self.settings.clip_low, 1 + self.settings.clip_high)
         objective = torch.minimum(ratio * weights, clipped * weights) * torch.from_numpy(scored)
@@ -66,7 +66,7 @@ def main() -> None:
     )
     tokens = float(batch.completion_lengths.sum())
     rates = tokens / seconds[0], tokens / seconds[1]
-    advantages = group_advantages(batch.rewards, batch.groups, scale_by_std=True)
+    advantages = advantages_of("group_std", batch.rewards, batch.groups)
     skipped = float(batch.completion_lengths[advantages == 0].sum()) / tokens
     goal = f">= {GOAL:g} x plain"
     figures = [

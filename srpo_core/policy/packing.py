@@ -1,20 +1,134 @@
-"""Which rollouts share a micro-batch."""
+"""Which rollouts share a micro-batch, and how they lie in it: every distinct token once.
+
+A token's hidden state depends on what stands before it and on nothing else. So where rollouts begin with the same
+tokens, as those of one prompt do, they are the same computation: a micro-batch is the forest of its rollouts'
+prefixes, one packed token per node. The last token of a completion predicts nothing and is left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Ids = npt.NDArray[np.int32]
+Rows = npt.NDArray[np.int64]
+
+# Halvings of the search for the smallest cost of the dearest micro-batch: a thousandth of a batch is balance enough.
+BALANCE_ROUNDS = 16
 
 
-def length_buckets(lengths: npt.NDArray[np.int64], token_budget: int) -> list[npt.NDArray[np.int64]]:
-    """Places 0..N-1 in micro-batches of similar length, each at most `token_budget` tokens when padded.
+@dataclass(frozen=True)
+class PackedRollouts:
+    """N packed tokens of R rollouts with T completion tokens in all; every tensor int64.
 
-    lengths int64 (N,): prompt and completion tokens. A row longer than the budget gets a micro-batch of its own.
-    Equal lengths keep their order, so that the same batch is always packed the same way.
+    tokens, positions (N,): a token and its place in its rollout. grid (R, W): the packed token at each place of each
+    rollout, 0 beyond its end. places (N,): the place of each packed token in the flattened grid, in the first rollout
+    that has it; shared_places (S,): all further places. predictors, targets (T,): for every completion token, rollouts
+    one after another, the packed token that predicts it and the token itself.
     """
-    order = np.argsort(lengths, kind="stable")
-    buckets: list[npt.NDArray[np.int64]] = []
-    start = 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - start) * lengths[order[end]] > token_budget:
-            buckets.append(order[start:end])
-            start = end
-    return buckets
+
+    tokens: Tensor
+    positions: Tensor
+    grid: Tensor
+    places: Tensor
+    shared_places: Tensor
+    predictors: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> "PackedRollouts":
+        """The same on `device`."""
+        return PackedRollouts(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+def model_inputs(prompts: Sequence[Ids], completions: Sequence[Ids]) -> list[Ids]:
+    """What a model must read to predict each completion: its prompt and all its tokens but the last."""
+    return [np.concatenate([p, c[:-1]]) for p, c in zip(prompts, completions, strict=True)]
+
+
+def pack(prompts: Sequence[Ids], completions: Sequence[Ids]) -> PackedRollouts:
+    """The forest of prefixes of the rollouts given; no prompt may be empty."""
+    inputs = model_inputs(prompts, completions)
+    nodes, count = prefix_forest(inputs)
+    width = max(map(len, inputs))
+    grid = np.zeros((len(inputs), width), dtype=np.int64)
+    inside = np.zeros(grid.shape, dtype=bool)
+    for row, members in enumerate(nodes):
+        grid[row, : len(members)] = members
+        inside[row, : len(members)] = True
+    used = np.flatnonzero(inside)
+    _, first = np.unique(grid.flat[used], return_index=True)
+    places = used[first]
+    tokens = np.empty(count, dtype=np.int64)
+    for members, ids in zip(nodes, inputs, strict=True):
+        tokens[members] = ids
+    rollouts = zip(nodes, prompts, completions, strict=True)
+    predictors = np.concatenate([n[len(p) - 1 : len(p) - 1 + len(c)] for n, p, c in rollouts])
+    targets = np.concatenate(completions).astype(np.int64)
+    arrays = tokens, places % width, grid, places, np.delete(used, first), predictors, targets
+    return PackedRollouts(*map(torch.from_numpy, arrays))
+
+
+def prefix_forest(sequences: Sequence[Ids]) -> tuple[list[Rows], int]:
+    """For each sequence the node of each of its prefixes, int64; and how many nodes there are."""
+    nodes: list[Rows] = [np.empty(0, dtype=np.int64)] * len(sequences)
+    order = _lexicographic(sequences)
+    count, previous = 0, np.empty(0, dtype=np.int64)
+    for row, shared in zip(order, _shared_with_neighbour(sequences, order), strict=True):
+        fresh = np.arange(count, count + len(sequences[row]) - shared)
+        nodes[row] = previous = np.concatenate([previous[:shared], fresh])
+        count += len(fresh)
+    return nodes, count
+
+
+def micro_batches(sequences: Sequence[Ids], token_budget: int, *, attention_cost: float) -> list[Rows]:
+    """Places 0..N-1 of `sequences` in micro-batches of at most `token_budget` distinct tokens, alike in cost.
+
+    As few as the budget allows, neighbours in lexicographic order together since they share their beginnings, and cut
+    so that the dearest costs least. A token costs 1, and a sequence of L tokens `attention_cost` * L * L more. One
+    longer than the budget gets a micro-batch of its own. The same sequences are always packed the same way.
+    """
+    order = _lexicographic(sequences)
+    shared = _shared_with_neighbour(sequences, order)
+    lengths = [len(sequences[row]) for row in order]
+    attention = [attention_cost * length * length for length in lengths]
+
+    def cuts(cost_limit: float) -> list[int]:
+        """Where micro-batches begin when each is filled up to the budget and to `cost_limit`."""
+        starts, tokens, cost = [0], 0, 0.0
+        for n, (length, more) in enumerate(zip(lengths, attention, strict=True)):
+            fresh = length - shared[n]
+            if n > starts[-1] and (tokens + fresh > token_budget or cost + fresh + more > cost_limit):
+                starts.append(n)
+            if n == starts[-1]:
+                fresh, tokens, cost = length, 0, 0.0
+            tokens, cost = tokens + fresh, cost + fresh + more
+        return starts
+
+    if not order:
+        return []
+    fewest = len(cuts(float("inf")))
+    low, high = 0.0, float(sum(lengths) + sum(attention))
+    for _ in range(BALANCE_ROUNDS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if len(cuts(middle)) <= fewest else (middle, high)
+    return [np.array(part, dtype=np.int64) for part in np.split(np.array(order), cuts(high)[1:])]
+
+
+def _lexicographic(sequences: Sequence[Ids]) -> list[int]:
+    """Places of the sequences in lexicographic order, equal ones in the order given."""
+    keys = [sequence.astype(">i4").tobytes() for sequence in sequences]
+    return sorted(range(len(sequences)), key=keys.__getitem__)
+
+
+def _shared_with_neighbour(sequences: Sequence[Ids], order: Sequence[int]) -> list[int]:
+    """Tokens that each sequence begins with like the one before it in `order`: the most it shares with any before."""
+    shared = [0] if order else []
+    for before, row in pairwise(order):
+        shortest = min(len(sequences[row]), len(sequences[before]))
+        differs = sequences[row][:shortest] != sequences[before][:shortest]
+        shared.append(int(differs.argmax()) if differs.any() else shortest)
+    return shared

@@ -1,0 +1,62 @@
+"""The policy as what the update differentiates: packed rollouts in, log-probability and entropy of their tokens out."""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from srpo_core.policy.attention import NAME as ROLLOUT_ATTENTION
+from srpo_core.policy.head import Head, token_statistics
+from srpo_core.policy.packing import PackedRollouts
+
+
+class Scorer(torch.nn.Module):
+    """A causal model and its head in one forward pass, under the distribution that tokens are sampled from.
+
+    One module, because sharded parameters are whole only inside the forward pass of the module they belong to. A model
+    whose attention transformers does not let us replace runs on the padded grid; its results are the same.
+    """
+
+    unsampled: Tensor
+
+    def __init__(
+        self, model: PreTrainedModel, *, temperature: float, unsampled: list[int], autocast: torch.dtype | None = None
+    ) -> None:
+        """Score with `model`, whose parameters stay as they are; `autocast` is the dtype of its multiplications."""
+        super().__init__()
+        self.model = model
+        self._temperature = temperature
+        self._autocast = autocast
+        self.register_buffer("unsampled", torch.tensor(unsampled, dtype=torch.long, device=model.device), False)
+        self._packs = bool(model._supports_attention_backend)
+        if self._packs:
+            model.set_attn_implementation(ROLLOUT_ATTENTION)
+
+    def forward(self, packed: PackedRollouts) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy (nats) of the T completion tokens: both (T,), float32, with gradients."""
+        body, head = self.model.base_model, self.model.get_output_embeddings()
+        device = self.unsampled.device
+        packed = packed.to(device)
+        with torch.autocast(device.type, self._autocast) if self._autocast else nullcontext():
+            if self._packs:
+                tokens, positions = packed.tokens[None], packed.positions[None]
+                hidden = body(input_ids=tokens, position_ids=positions, use_cache=False, packed=packed)[0][0]
+            else:
+                grid = body(input_ids=packed.tokens[packed.grid], use_cache=False)[0]
+                hidden = grid.flatten(0, 1).index_select(0, packed.places)
+        head = Head(head.weight, getattr(head, "bias", None), self._temperature, self.unsampled)
+        return token_statistics(hidden, head, packed.predictors, packed.targets)
+
+
+def attention_cost(model: PreTrainedModel) -> float:
+    """What attention inside a rollout of L tokens costs per L * L, in units of what a token costs elsewhere.
+
+    Forward, a token is multiplied with every parameter (2 operations each), and causal attention computes two products
+    of L * L / 2 numbers per head dimension.
+    """
+    config = model.config
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", 0) or config.hidden_size // config.num_attention_heads
+    )
+    return float(config.num_hidden_layers * width / sum(parameter.numel() for parameter in model.parameters()))
