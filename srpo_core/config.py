@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from srpo_core.settings.engine import EngineSettings
 from srpo_core.settings.evaluation import EvaluationSettings
 from srpo_core.settings.history import HistorySettings
 from srpo_core.settings.policy import PolicySettings
@@ -29,6 +30,7 @@ class Settings(Section):
     policy: PolicySettings = PolicySettings()
     problems: ProblemSettings = ProblemSettings()
     rollout: RolloutSettings = RolloutSettings()
+    engine: EngineSettings = EngineSettings()
     rewards: RewardSettings = RewardSettings()
     verifiers: VerifierSettings = VerifierSettings()
     update: UpdateSettings = UpdateSettings()

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from srpo_core.config import Settings
 
@@ -31,7 +30,7 @@ def _rows(section: type[BaseModel], prefix: str) -> Iterator[str]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from _rows(annotation, f"{prefix}{name}.")
             continue
-        default = "required" if field.default is PydanticUndefined else f"`{field.default}`"
+        default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
         what = " ".join((field.description or "").split())
         yield f"| `{prefix}{name}` | {_allowed(schema['properties'][name])} | {default} | {what} |\n"
 
