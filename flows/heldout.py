@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.engines import engine_directory
 from flows.metrics import Stopwatch
 from flows.problems import run_problems
 from flows.rows import GradedRollout
@@ -37,7 +38,7 @@ def evaluate_directory(directory: Path, settings: Settings) -> list[dict[str, An
     Raises PolicyError when it cannot be loaded, RunError when the settings ask for problems that there are not.
     """
     _, heldout = run_problems(settings)
-    with Sampler(settings) as sampler:
+    with engine_directory() as scratch, Sampler(settings, scratch) as sampler:
         sampler.load(directory)
         graded = sample_heldout(sampler, settings, heldout, Stopwatch())
     return summarise(graded, settings.evaluation.samples)

@@ -61,4 +61,9 @@ class Settings(Section):
                 "policy.dtype bfloat16 needs policy.device cuda: on a CPU the rollouts would be computed less "
                 "exactly than the update and no faster"
             )
+        if self.engine.sleep and (self.policy.device != "cuda" or self.rollout.max_staleness):
+            raise ValueError(
+                "engine.sleep needs policy.device cuda and rollout.max_staleness 0: it gives a GPU's memory back while "
+                "the policy is updated there, and nothing is sampled meanwhile"
+            )
         return self

