@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from flows.metrics import Stopwatch
-from flows.problems import run_problems
+from flows.problems import heldout_problems
+from flows.progress import announce
 from flows.rows import GradedRollout
 from flows.sampler import Sampler
 from srpo_core.config import Settings
@@ -36,7 +37,7 @@ def evaluate_directory(directory: Path, settings: Settings) -> list[dict[str, An
 
     Raises PolicyError when it cannot be loaded, RunError when the settings ask for problems that there are not.
     """
-    _, heldout = run_problems(settings)
+    heldout = heldout_problems(settings, announce)
     with Sampler(settings) as sampler:
         sampler.load(directory)
         graded = sample_heldout(sampler, settings, heldout, Stopwatch())

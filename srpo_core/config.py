@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from srpo_core.settings.evaluation import EvaluationSettings
 from srpo_core.settings.history import HistorySettings
 from srpo_core.settings.policy import PolicySettings
-from srpo_core.settings.problems import ProblemSettings
+from srpo_core.settings.problems import LabSettings, ProblemSettings
 from srpo_core.settings.resampling import ResamplingSettings
 from srpo_core.settings.rewards import RewardSettings, VerifierSettings
 from srpo_core.settings.rollout import RolloutSettings
@@ -27,7 +27,7 @@ class Settings(Section):
     keep_policies: Annotated[int, Field(ge=1)] = 2
     """Newest policy versions kept, besides those that an epoch began or ended with."""
     policy: PolicySettings = PolicySettings()
-    problems: ProblemSettings = ProblemSettings()
+    problems: ProblemSettings = LabSettings()
     rollout: RolloutSettings = RolloutSettings()
     rewards: RewardSettings = RewardSettings()
     verifiers: VerifierSettings = VerifierSettings()
