@@ -9,7 +9,8 @@ import numpy as np
 
 from flows.engines import engine_directory
 from flows.metrics import Stopwatch
-from flows.problems import run_problems
+from flows.problems import heldout_problems
+from flows.progress import announce
 from flows.rows import GradedRollout
 from flows.sampler import Sampler
 from srpo_core.config import Settings
@@ -37,7 +38,7 @@ def evaluate_directory(directory: Path, settings: Settings) -> list[dict[str, An
 
     Raises PolicyError when it cannot be loaded, RunError when the settings ask for problems that there are not.
     """
-    _, heldout = run_problems(settings)
+    heldout = heldout_problems(settings, announce)
     with engine_directory() as scratch, Sampler(settings, scratch) as sampler:
         sampler.load(directory)
         graded = sample_heldout(sampler, settings, heldout, Stopwatch())

@@ -27,8 +27,10 @@ def prepare(store: str, run: str) -> None:
 
 @task(name="write problems", cache_policy=NO_CACHE)
 def write_problems(run: Run) -> None:
-    """Training and held-out problems, which have no content in common."""
-    train, heldout = run_problems(run.settings)
+    """Training and held-out problems, which have no content in common. Once written, no data set is read again."""
+    if run.history.has("prompts", stage=0, epoch=0):
+        return
+    train, heldout = run_problems(run.settings, announce)
     rows = [
         {
             "prompt_id": problem.id,

@@ -11,7 +11,7 @@ from srpo_core.settings.engine import EngineSettings
 from srpo_core.settings.evaluation import EvaluationSettings
 from srpo_core.settings.history import HistorySettings
 from srpo_core.settings.policy import PolicySettings
-from srpo_core.settings.problems import ProblemSettings
+from srpo_core.settings.problems import LabSettings, ProblemSettings
 from srpo_core.settings.resampling import ResamplingSettings
 from srpo_core.settings.rewards import RewardSettings, VerifierSettings
 from srpo_core.settings.rollout import RolloutSettings
@@ -28,7 +28,7 @@ class Settings(Section):
     keep_policies: Annotated[int, Field(ge=1)] = 2
     """Newest policy versions kept, besides those that an epoch began or ended with."""
     policy: PolicySettings = PolicySettings()
-    problems: ProblemSettings = ProblemSettings()
+    problems: ProblemSettings = LabSettings()
     rollout: RolloutSettings = RolloutSettings()
     engine: EngineSettings = EngineSettings()
     rewards: RewardSettings = RewardSettings()
