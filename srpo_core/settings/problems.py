@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from srpo_core.problems.templates import Template
 from srpo_core.settings.section import PositiveInt, Section
 
 
@@ -14,5 +15,6 @@ class ProblemSettings(Section):
     """Training problems per difficulty and domain."""
     heldout: PositiveInt = 60
     """Held-out problems per difficulty and domain. None of them is ever trained on, by content."""
-    template: Literal["plain", "think_answer", "chat"] = "plain"
-    """How a question becomes a prompt: as it is, with instructions for the tags, or by the chat template."""
+    template: Template = "plain"
+    """How a question becomes a prompt: as it is, with instructions for the tags, by the chat template, or `auto`: by
+    the chat template where the tokenizer has one. See docs/models.md."""
