@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srpo_core.config import Settings
+from srpo_core.policy.model import load_model
+from srpo_core.policy.probe import PROBE_FILE, write_probe
 from srpo_core.rollout.transformers import TransformersEngine
 from srpo_core.rollout.vllm import VllmEngine
 from srpo_core.rollout.vllm_own import OwnVllmEngine
@@ -27,7 +29,19 @@ class Engine:
     """An engine, and the policy that it was given last, if it is known to have it."""
 
     sampling: TransformersEngine | VllmEngine | OwnVllmEngine
+    directory: Path
     loaded: Path | None = None
+
+    def load(self, checkpoint: Path) -> None:
+        """Sample from the policy in `checkpoint` from now on, be it a published version or a bare model."""
+        if checkpoint == self.loaded:
+            return
+        self.loaded = None
+        if isinstance(self.sampling, TransformersEngine) or (checkpoint / PROBE_FILE).is_file():
+            self.sampling.load(checkpoint)
+        else:
+            self.sampling.load(_with_probe(checkpoint, self.directory))
+        self.loaded = checkpoint
 
 
 _KEPT: dict[Path, Engine] = {}
@@ -38,12 +52,11 @@ def open_engine(settings: Settings, directory: Path) -> Engine:
     """The engine that the settings ask for; `directory` is where it keeps its log and what its servers load."""
     if settings.engine.kind == "transformers":
         policy = settings.policy
-        return Engine(
-            TransformersEngine(batch_rows=settings.rollout.batch_rows, dtype=policy.dtype, device=policy.device)
-        )
+        engine = TransformersEngine(batch_rows=settings.rollout.batch_rows, dtype=policy.dtype, device=policy.device)
+        return Engine(engine, directory)
     with _LOCK:
         if directory not in _KEPT:
-            _KEPT[directory] = Engine(_vllm_engine(settings, directory))
+            _KEPT[directory] = Engine(_vllm_engine(settings, directory), directory)
         return _KEPT[directory]
 
 
@@ -59,6 +72,18 @@ def _vllm_engine(settings: Settings, directory: Path) -> VllmEngine | OwnVllmEng
         patience_seconds=engine.patience_seconds,
         request_timeout_seconds=engine.request_seconds,
     )
+
+
+def _with_probe(model: Path, directory: Path) -> Path:
+    """A bare model beside what servers must answer with it, which the trainer writes for the versions it publishes."""
+    made = directory / "bare" / model.name
+    if not (made / PROBE_FILE).is_file():
+        made.mkdir(parents=True, exist_ok=True)
+        for path in model.iterdir():
+            (made / path.name).unlink(missing_ok=True)
+            (made / path.name).symlink_to(path.absolute())
+        write_probe(made, load_model(model))
+    return made
 
 
 def engine_facts(settings: Settings) -> dict[str, str]:

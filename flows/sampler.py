@@ -39,10 +39,7 @@ class Sampler:
         """Sample from the policy in `checkpoint` from now on. Raises PolicyError when it cannot be loaded."""
         if self._tokenizer is None:  # a run has one tokenizer, whatever the version
             self._tokenizer = load_tokenizer(checkpoint)
-        if checkpoint != self._engine.loaded:
-            self._engine.loaded = None
-            self._engine.sampling.load(checkpoint)
-            self._engine.loaded = checkpoint
+        self._engine.load(checkpoint)
 
     def sample(
         self,
