@@ -233,7 +233,7 @@ def test_what_cannot_be_sampled_is_refused_before_it_is_asked(versions, peer, en
     with pytest.raises(RuntimeError, match="load a policy"):
         one.generate(GROUPS, SAMPLING)
     one.load(versions[0])
-    with pytest.raises(EngineError, match="rollout.temperature"):
+    with pytest.raises(EngineError, match=r"rollout\.temperature"):
         one.generate(GROUPS, Sampling(temperature=3.0, max_new_tokens=4))
     with pytest.raises(EngineError, match="--max-model-len 257"):
         one.generate(GROUPS, Sampling(temperature=1.0, max_new_tokens=254))
