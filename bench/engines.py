@@ -43,7 +43,7 @@ def measure(engine: TransformersEngine, model: PreTrainedModel, group_size: int,
 def generate_useful_tokens(model: PreTrainedModel, problems: list[Problem], group_size: int) -> int:
     """Sample the step with `generate`; gives the tokens up to each row's end."""
     tokenizer = load_tokenizer(base_policy_dir())
-    prompts = [render(problem.question, "plain", tokenizer) for problem in problems]
+    prompts = [render(problem, "plain", tokenizer) for problem in problems]
     width = max(map(len, prompts))
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])

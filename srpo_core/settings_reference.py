@@ -6,7 +6,6 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from srpo_core.config import Settings
 
@@ -46,7 +45,7 @@ def _rows(section: type[BaseModel], prefix: str, condition: str = "") -> Iterato
         place, sections = f"{prefix}{name}", sections_of(field)
         is_list = get_origin(field.annotation) is tuple
         if not sections or is_list:
-            default = "required" if field.default is PydanticUndefined else f"`{field.default}`"
+            default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
             what = " ".join((field.description or "").split())
             allowed = _allowed(schema["properties"][name]) if not sections else "list of sections"
             yield f"| `{place}`{condition} | {allowed} | {default} | {what} |\n"

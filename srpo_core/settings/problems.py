@@ -20,7 +20,8 @@ class LabSettings(Section):
     heldout: PositiveInt = 60
     """Held-out problems per difficulty and domain. None of them is ever trained on, by content."""
     template: Template = "plain"
-    """How a question becomes a prompt: as it is, with instructions for the tags, or by the chat template."""
+    """How a question becomes a prompt: as it is, with instructions for the tags, by the chat template, or `auto`: by
+    the chat template where the tokenizer has one. See docs/models.md."""
 
 
 class DatasetSettings(Section):
@@ -81,7 +82,8 @@ class DataSettings(Section):
     """What happens to a training problem that a held-out one resembles (docs/data.md tells the rule): it is left out
     and counted, or the run is refused."""
     template: Template = "think_answer"
-    """How a question becomes a prompt: as it is, with instructions for the tags, or by the chat template."""
+    """How a question becomes a prompt: as it is, with instructions for the tags, by the chat template, or `auto`: by
+    the chat template where the tokenizer has one. See docs/models.md."""
 
     @field_validator("train", "heldout")
     @classmethod
