@@ -6,7 +6,7 @@ from flows.runs import RunError
 from srpo_core.config import Settings
 from srpo_core.problems.datasets import Loaded, load_dataset
 from srpo_core.problems.lab.world import DOMAINS, MAX_DIFFICULTY, Split, lab_problems
-from srpo_core.problems.overlap import Overlaps
+from srpo_core.problems.overlap import find_overlaps
 from srpo_core.problems.problem import Problem
 from srpo_core.problems.rows import DataError
 from srpo_core.settings.problems import DatasetSettings, DataSettings
@@ -77,8 +77,8 @@ def _read(sources: Iterable[DatasetSettings], seed: int, tell: Tell) -> list[Pro
 
 
 def _without_overlap(train: list[Problem], heldout: list[Problem], settings: DataSettings, tell: Tell) -> list[Problem]:
-    overlaps = Overlaps(problem.question for problem in heldout)
-    found = {problem.id: place for problem in train if (place := overlaps.find(problem.question)) is not None}
+    places = find_overlaps([problem.question for problem in train], [problem.question for problem in heldout])
+    found = {problem.id: place for problem, place in zip(train, places, strict=True) if place is not None}
     if not found:
         return train
     some, place = next(iter(found.items()))

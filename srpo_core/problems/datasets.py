@@ -94,12 +94,21 @@ def _read(origin: str, rows: Iterable[tuple[int, Row | None]], example_of: Calla
             if row is None:
                 raise BadRowError("no JSON object")
             example = example_of(row)
+            _refuse_half_characters(example.problem)
             if example.problem.id in examples:
                 raise BadRowError("the same problem as an earlier row")
             examples[example.problem.id] = example
         except BadRowError as error:
             refused.append(Refused(number, str(error)))
     return Loaded(origin, list(examples.values()), refused)
+
+
+def _refuse_half_characters(problem: Problem) -> None:
+    """JSON may hold halves of characters, which no file and no table can."""
+    try:
+        (problem.question + problem.answer + problem.source).encode()
+    except UnicodeEncodeError as error:
+        raise BadRowError("text that is no Unicode") from error
 
 
 def _chosen(loaded: Loaded, wanted: DatasetSettings, seed: int) -> list[Example]:
