@@ -104,6 +104,7 @@ def _write(directory: Path, checkpoint: Path) -> None:
 
 
 def _link(path: Path, place: Path) -> None:
+    path = path.resolve()  # a hub's cache holds symbolic links, whose ends a server may not see
     try:
         os.link(path, place)
     except OSError:  # another file system, or one without hard links

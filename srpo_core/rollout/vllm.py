@@ -39,7 +39,8 @@ class VllmEngine:
     """Samples on the vLLM servers at `urls`.
 
     served: the directory for the copies that servers load, which is the engine's own: copies older than the last two
-    are removed. tolerance: how far, in nats, a server's log-probabilities of the probe may be from the trainer's.
+    are removed. tolerance: how far, in nats, a server's log-probabilities of the probe may be from the trainer's;
+    1e-3 is for float32 on both sides (see `proof`).
     requests_per_server: prompts under way on a server, at most. patience_seconds: how long to go on without any
     server. request_timeout_seconds: how long one request may take before its server counts as lost.
     """
@@ -113,9 +114,10 @@ class VllmEngine:
             self._loop.run(self._pool.hand_over(self._version))
 
     def close(self) -> None:
-        """Give up the connections; requests under way are aborted. The servers go on."""
-        self._loop.run(self._client.aclose())
-        self._loop.close()
+        """Give up the connections; requests under way are aborted. The servers go on. May be called again."""
+        if not self._client.is_closed:
+            self._loop.run(self._client.aclose())
+            self._loop.close()
 
     def __enter__(self) -> Self:
         return self

@@ -123,6 +123,14 @@ def test_a_served_copy_is_the_same_model_with_a_head_of_its_own(tied: bool, tmp_
     assert os.path.samefile(copy / index["model.norm.weight"], checkpoint / "model.safetensors")
 
 
+def test_a_copy_holds_files_where_the_policy_is_of_symbolic_links(checkpoint: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for path in checkpoint.iterdir():
+        (linked / path.name).symlink_to(path)
+    assert not any(path.is_symlink() for path in served_copy(linked, tmp_path / "served").iterdir())
+
+
 def test_a_copy_is_made_once_and_anew_when_the_version_is_another(checkpoint: Path, tmp_path: Path) -> None:
     root = tmp_path / "served"
     copy = served_copy(checkpoint, root)

@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +39,28 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def servers(versions: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RealServer]]:
-    """A server that was started from an untied copy, and one that was started from the tied model."""
-    root = tmp_path_factory.mktemp("servers")
-    untied = served_copy(versions[0], root)
-    tied = bare_model(versions[0], root / "tied")
-    made = [RealServer(model, root / f"{place}.log") for place, model in enumerate([untied, tied])]
+def untied(versions: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """A server that was started from a served copy, as every server should be."""
+    root = tmp_path_factory.mktemp("untied")
+    with serving(RealServer(served_copy(versions[0], root), root / "log")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def tied(versions: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """A server that was started from the tied model itself."""
+    root = tmp_path_factory.mktemp("tied")
+    with serving(RealServer(bare_model(versions[0], root), root / "log")) as server:
+        yield server
+
+
+@contextmanager
+def serving(server: RealServer) -> Iterator[RealServer]:
     try:
-        for server in made:
-            server.wait()
-        yield made
+        server.wait()
+        yield server
     finally:
-        for server in made:
-            server.kill()
+        server.kill()
 
 
 def bare_model(checkpoint: Path, root: Path) -> Path:
@@ -81,9 +91,9 @@ def largest_difference(
 
 
 def test_log_probabilities_are_those_of_transformers_after_every_hand_over(
-    versions: list[Path], servers: list[RealServer], tmp_path: Path
+    versions: list[Path], untied: RealServer, tmp_path: Path
 ) -> None:
-    with VllmEngine([servers[0].url], served=tmp_path) as engine:
+    with VllmEngine([untied.url], served=tmp_path) as engine:
         for checkpoint in [*versions, versions[0]]:
             engine.load(checkpoint)
             assert engine.probe_difference < 1e-4
@@ -100,10 +110,8 @@ def test_log_probabilities_are_those_of_transformers_after_every_hand_over(
             assert reason == "stop" or len(ids) == 24
 
 
-def test_samples_of_a_prompt_follow_their_seeds(
-    versions: list[Path], servers: list[RealServer], tmp_path: Path
-) -> None:
-    with VllmEngine([servers[0].url], served=tmp_path) as engine:
+def test_samples_of_a_prompt_follow_their_seeds(versions: list[Path], untied: RealServer, tmp_path: Path) -> None:
+    with VllmEngine([untied.url], served=tmp_path) as engine:
         engine.load(versions[0])
         sampling = Sampling(1.0, 24)
         first, again = (engine.generate(GROUPS[:1], sampling)[0] for _ in range(2))
@@ -114,12 +122,12 @@ def test_samples_of_a_prompt_follow_their_seeds(
 
 
 def test_token_ids_come_back_where_their_text_would_give_others(
-    versions: list[Path], servers: list[RealServer], tmp_path: Path
+    versions: list[Path], untied: RealServer, tmp_path: Path
 ) -> None:
     tokenizer = byte_pair_tokenizer()
     prompt = tokenizer("the theory of these")["input_ids"]
     groups = [PromptGroup(prompt, range(32))]
-    with VllmEngine([servers[0].url], served=tmp_path) as engine:
+    with VllmEngine([untied.url], served=tmp_path) as engine:
         engine.load(versions[0])
         drawn = engine.generate(groups, Sampling(2.0, 32))
     ids = [one.token_ids.tolist() for one in drawn[0]]
@@ -130,40 +138,38 @@ def test_token_ids_come_back_where_their_text_would_give_others(
 
 
 def test_an_older_version_in_the_place_of_the_new_is_caught(
-    versions: list[Path], servers: list[RealServer], tmp_path: Path
+    versions: list[Path], untied: RealServer, tmp_path: Path
 ) -> None:
     wrong = tmp_path / "wrong" / "version-2"
     shutil.copytree(versions[2], wrong)
     shutil.copy(versions[1] / "model.safetensors", wrong)
-    with VllmEngine([servers[0].url], served=tmp_path / "served") as engine:
+    with VllmEngine([untied.url], served=tmp_path / "served") as engine:
         engine.load(versions[1])
         with pytest.raises(StaleWeightsError, match="version-2"):
             engine.load(wrong)
         engine.load(versions[2])
-    with VllmEngine([servers[0].url], served=tmp_path / "coarse", tolerance=100.0) as coarse:
+    with VllmEngine([untied.url], served=tmp_path / "coarse", tolerance=100.0) as coarse:
         coarse.load(versions[1])
         with pytest.raises(StaleWeightsError, match="the version before"):
             coarse.load(wrong)
 
 
 def test_a_tied_head_that_stays_behind_is_caught(
-    versions: list[Path], servers: list[RealServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    versions: list[Path], tied: RealServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm, "served_copy", bare_model)
-    with VllmEngine([servers[1].url], served=tmp_path / "served") as engine:
+    with VllmEngine([tied.url], served=tmp_path / "served") as engine:
         engine.load(versions[0])
         with pytest.raises(StaleWeightsError, match="version-1"):
             engine.load(versions[1])
-    with VllmEngine([servers[1].url], served=tmp_path / "coarse", tolerance=100.0) as coarse:
+    with VllmEngine([tied.url], served=tmp_path / "coarse", tolerance=100.0) as coarse:
         coarse.load(versions[0])
         with pytest.raises(StaleWeightsError, match="missed"):
             coarse.load(versions[2])
 
 
-def test_the_cpu_server_takes_sleep_for_an_answer(
-    versions: list[Path], servers: list[RealServer], tmp_path: Path
-) -> None:
-    with VllmEngine([servers[0].url], served=tmp_path) as engine:
+def test_the_cpu_server_takes_sleep_for_an_answer(versions: list[Path], untied: RealServer, tmp_path: Path) -> None:
+    with VllmEngine([untied.url], served=tmp_path) as engine:
         engine.load(versions[0])
         before = engine.generate(GROUPS[:1], Sampling(1.0, 8))
         engine.sleep()
@@ -173,17 +179,17 @@ def test_the_cpu_server_takes_sleep_for_an_answer(
 
 
 def test_a_killed_servers_requests_are_answered_by_the_other(  # the last: it takes a server away
-    versions: list[Path], servers: list[RealServer], tmp_path: Path
+    versions: list[Path], untied: RealServer, tied: RealServer, tmp_path: Path
 ) -> None:
     groups = [PromptGroup([5, 6, 7 + place % 50, place % 7 + 3], range(place, place + 8)) for place in range(48)]
-    with VllmEngine([server.url for server in servers], served=tmp_path, requests_per_server=8) as engine:
+    with VllmEngine([untied.url, tied.url], served=tmp_path, requests_per_server=8) as engine:
         engine.load(versions[0])
         doomed = engine._pool._servers[1]
 
         def kill_when_busy() -> None:
             while doomed.outstanding < 4:
                 time.sleep(0.001)
-            servers[1].kill()
+            tied.kill()
 
         killer = threading.Thread(target=kill_when_busy)
         killer.start()
