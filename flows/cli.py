@@ -157,7 +157,9 @@ def _train(the_run: Run) -> None:
 
 def _run_flows(the_run: Run) -> None:
     """Run the run's flow while holding the run. Raises KeyboardInterrupt when it was interrupted."""
-    with the_run.locked(), prefect_api():
+    from flows.engines import engines_kept
+
+    with the_run.locked(), prefect_api(), engines_kept():
         from prefect.exceptions import CancelledRun
 
         from flows.srpo import srpo

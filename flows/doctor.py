@@ -3,8 +3,6 @@
 import os
 import platform
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -13,11 +11,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from flows.prefect_server import ServerError, check_api
+from srpo_core.rollout.vllm_process import VllmStartError, vllm_python, vllm_versions
 from srpo_core.sandbox.isolation import probe
+from srpo_core.settings.engine import EngineSettings
 from storage.files import StoreError, temporary_directory
 
 FREE_BYTES = 1 << 30  # a run of configs/demo.yaml writes about 0.1 GB; below this a disk is as good as full
-VLLM_URL = "http://127.0.0.1:8000"
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,12 @@ def _prefect() -> Finding:
 
 
 def _vllm() -> Finding:
+    settings = EngineSettings(kind="vllm")
     try:
-        with urllib.request.urlopen(f"{VLLM_URL}/health", timeout=2):
-            return Finding("vLLM", True, False, f"{VLLM_URL} answers")
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
-        return Finding("vLLM", False, False, f"{VLLM_URL} does not answer ({reason}); transformers samples in process")
+        versions = vllm_versions(settings)
+    except VllmStartError as error:
+        return Finding("vLLM", False, False, f"{error}; transformers samples in process", "make vllm")
+    return Finding("vLLM", True, False, f"{versions['vllm']}, torch {versions['vllm_torch']}, {vllm_python(settings)}")
 
 
 def _disk(store: Path) -> Finding:

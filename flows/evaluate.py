@@ -11,6 +11,7 @@ from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import read_problems
 from flows.policies import checked_policy
 from flows.progress import announce_evaluation
+from flows.retries import WHEN_SERVERS_ARE_LOST
 from flows.rows import rollout_row
 from flows.runs import Run, open_run
 from flows.sampler import Sampler
@@ -27,17 +28,20 @@ def evaluate(store: str, run: str, stage: int, after: int, version: int) -> None
     publish_table(the_run, "evaluation", summary, columns, f"Held-out pass@1 of policy version {version}")
 
 
-@task(name="evaluate policy", cache_policy=NO_CACHE)
+@task(name="evaluate policy", cache_policy=NO_CACHE, **WHEN_SERVERS_ARE_LOST)
 def evaluate_policy(run: Run, stage: int, after: int, version: int) -> None:
     """Sample, grade and record; the summary is published last and makes the evaluation complete."""
     settings, history, stopwatch = run.settings, run.history, Stopwatch()
-    with Sampler(settings) as sampler:
+    with Sampler(settings, run.directory) as sampler:
         sampler.load(checked_policy(run, version))
         graded = sample_heldout(sampler, settings, read_problems(run, "heldout"), stopwatch)
+        sampler.rest()
+        proof = sampler.proof()
     with stopwatch.measure("store"):
         rows = [rollout_row(rollout, grade, policy_version=version) for rollout, grade in graded]
         history.publish("evaluation_rollouts", rows, stage=stage, epoch=after)
-    publish_metrics(run, "evaluate", stopwatch.seconds, stage=stage, epoch=after, step=0, policy_version=version)
+    values = proof | stopwatch.seconds
+    publish_metrics(run, "evaluate", values, stage=stage, epoch=after, step=0, policy_version=version)
     estimates = summarise(graded, settings.evaluation.samples)
     summary = [{**row, "after": after, "policy_version": version} for row in estimates]
     history.publish("evaluations", summary, stage=stage, epoch=after)

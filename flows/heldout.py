@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from flows.engines import engine_directory
 from flows.metrics import Stopwatch
-from flows.problems import run_problems
+from flows.problems import heldout_problems
+from flows.progress import announce
 from flows.rows import GradedRollout
 from flows.sampler import Sampler
 from srpo_core.config import Settings
-from srpo_core.evaluation import pass_at_1
+from srpo_core.evaluation import estimate_pass_at_k
 from srpo_core.problems.problem import Problem
 from srpo_core.seeds import derive_seed
 
@@ -36,8 +38,8 @@ def evaluate_directory(directory: Path, settings: Settings) -> list[dict[str, An
 
     Raises PolicyError when it cannot be loaded, RunError when the settings ask for problems that there are not.
     """
-    _, heldout = run_problems(settings)
-    with Sampler(settings) as sampler:
+    heldout = heldout_problems(settings, announce)
+    with engine_directory() as scratch, Sampler(settings, scratch) as sampler:
         sampler.load(directory)
         graded = sample_heldout(sampler, settings, heldout, Stopwatch())
     return summarise(graded, settings.evaluation.samples)
@@ -61,7 +63,7 @@ def _estimate(graded: Sequence[GradedRollout], samples: int) -> dict[str, Any]:
     correct: dict[str, int] = defaultdict(int)
     for rollout, grade in graded:
         correct[rollout.problem.id] += grade.accuracy is not None and grade.accuracy >= 1 - 1e-6
-    estimate = pass_at_1(list(correct.values()), samples)
+    estimate = estimate_pass_at_k(list(correct.values()), samples, 1)
     return {
         "n": len(correct),
         "samples": samples,

@@ -6,6 +6,7 @@ import platform
 
 import torch
 
+from flows.engines import engine_facts
 from flows.runs import Run
 from srpo_core.problems.problem import Problem
 from srpo_core.rewards.verifiers import Verifiers
@@ -14,7 +15,8 @@ from srpo_core.rewards.verifiers import Verifiers
 def record_machine(run: Run, problems: list[Problem]) -> None:
     """Record this machine's facts, unless a machine with the same ones is recorded already.
 
-    Refuses problems that cannot be judged here: raises UnsupportedProblemError, SandboxUnavailable.
+    Refuses problems that cannot be judged here, raising UnsupportedProblemError or SandboxUnavailable, and an engine
+    that cannot be started here, raising VllmStartError.
     """
     with Verifiers(run.settings.verifiers, check_thought=run.settings.rewards.check_thought) as verifiers:
         verifiers.check(problems)
@@ -25,6 +27,7 @@ def record_machine(run: Run, problems: list[Problem]) -> None:
         "platform": platform.platform(),
         "sandbox_level": isolation.level if isolation else "not needed",
         "sandbox_reason": isolation.reason if isolation else "no program is run to judge these problems",
+        **engine_facts(run.settings),
     }
     machine = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     rows = [{"machine": machine, "fact": fact, "value": value} for fact, value in facts.items()]

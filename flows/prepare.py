@@ -11,8 +11,8 @@ from flows.problems import run_problems
 from flows.progress import announce
 from flows.runs import Run, open_run
 from flows.stages import MATH
+from srpo_core.policy.sources import policy_directory
 from srpo_core.policy.trainer import Trainer
-from srpo_core.problems.lab import base_policy_dir
 from storage.files import publish_directory, temporary_directory
 
 
@@ -27,8 +27,10 @@ def prepare(store: str, run: str) -> None:
 
 @task(name="write problems", cache_policy=NO_CACHE)
 def write_problems(run: Run) -> None:
-    """Training and held-out problems, which have no content in common."""
-    train, heldout = run_problems(run.settings)
+    """Training and held-out problems, which have no content in common. Once written, no data set is read again."""
+    if run.history.has("prompts", stage=0, epoch=0):
+        return
+    train, heldout = run_problems(run.settings, announce)
     rows = [
         {
             "prompt_id": problem.id,
@@ -51,9 +53,11 @@ def write_base_policy(run: Run) -> None:
     """Policy version 0: the base with an optimizer that has seen nothing."""
     settings = run.settings
     if not run.policy(0).is_dir():
-        model = base_policy_dir() if settings.policy.model == "lab" else Path(settings.policy.model)
-        trainer = Trainer(model, settings.update, temperature=settings.rollout.temperature)
-        with temporary_directory(run.history.tmp_root) as directory:
+        scratch_root = run.history.tmp_root
+        with temporary_directory(scratch_root) as scratch, temporary_directory(scratch_root) as directory:
+            model = policy_directory(settings.policy.model, scratch, revision=settings.policy.revision)
+            announce(f"base policy: {settings.policy.model}" + (f", from {model}" if model != scratch else ""))
+            trainer = Trainer(model, settings.update, temperature=settings.rollout.temperature)
             trainer.save(directory)
             publish_directory(directory, run.policy(0))
     publish_row(run, 0, stage=0, epoch=0, step=0)

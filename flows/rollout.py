@@ -10,6 +10,7 @@ from prefect.states import Cancelled
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published
+from flows.retries import WHEN_SERVERS_ARE_LOST
 from flows.rows import GradedRollout, informative_groups, mark_used, shard_table
 from flows.runs import Run, open_run
 from flows.sampler import Sampler
@@ -25,7 +26,7 @@ def rollout(store: str, run: str, stage: int, epoch: int) -> State | None:
     stage_begins()
     try:
         the_run = open_run(Path(store), run)
-        with Sampler(the_run.settings) as sampler:
+        with Sampler(the_run.settings, the_run.directory) as sampler:
             EpochSampling(the_run, stage, epoch, sampler).sample_missing_steps()
     except StageStoppedError as stopped:
         return Cancelled(message=str(stopped))
@@ -49,6 +50,7 @@ class EpochSampling:
                 check_stop()
                 self._wait_for_policy(step)
                 sample_step(self, step)
+                self._sampler.rest()
 
     def sample_step(self, step: int) -> None:
         """Sample what is missing of one step, round by round, grade it, and commit the step.
@@ -69,7 +71,7 @@ class EpochSampling:
         publish_metrics(
             self._run,
             "rollout",
-            self._accounts(rounds) | stopwatch.seconds,
+            self._accounts(rounds) | self._sampler.proof() | stopwatch.seconds,
             stage=plan.stage,
             epoch=plan.epoch,
             step=step,
@@ -127,7 +129,7 @@ class EpochSampling:
         return self._sampler.sample(problems, settings.rollout.group_size, seed_of, stopwatch, kind="generate")
 
 
-@task(name="rollout step", task_run_name="step {step}", cache_policy=NO_CACHE)
+@task(name="rollout step", task_run_name="step {step}", cache_policy=NO_CACHE, **WHEN_SERVERS_ARE_LOST)
 def sample_step(sampling: EpochSampling, step: int) -> None:
     """One step as a task run of its own."""
     sampling.sample_step(step)

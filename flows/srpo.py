@@ -42,21 +42,23 @@ def _train(the_run: Run) -> None:
     record_machine(the_run, read_problems(the_run, "train") + read_problems(the_run, "heldout"))
     _evaluate_once(the_run, stage=0, after=0, version=0)
     for stage in (MATH, MATH_AND_CODE):
-        last_epoch = _train_stage(the_run, stage)
-        if stage == MATH and not the_run.history.has("epochs", stage=MATH_AND_CODE, epoch=0):
+        last_epoch, decision = _train_stage(the_run, stage)
+        if decision == "finish":
+            return
+        if not the_run.history.has("epochs", stage=MATH_AND_CODE, epoch=0):
             transition(store, run, last_epoch)
 
 
-def _train_stage(run: Run, stage: int) -> int:
-    """Train epoch after epoch until the stage ends; gives its last epoch."""
-    epoch, decision = 0, "continue"
+def _train_stage(run: Run, stage: int) -> tuple[int, str]:
+    """Train epoch after epoch until the stage ends; gives its last epoch, and whether a stage follows: `switch`."""
+    epoch = 0
     while True:
         stopwatch = Stopwatch()
         with stopwatch.measure("wall"):
             decision = _run_epoch(run, read_plan(run, stage, epoch))
         publish_metrics(run, "epoch", stopwatch.seconds, stage=stage, epoch=epoch, step=0, policy_version=0)
         if decision != "continue":
-            return epoch
+            return epoch, decision
         epoch += 1
 
 

@@ -83,10 +83,8 @@ def read_status(run: Run) -> Status:
 def is_finished(run: Run) -> bool:
     """Whether nothing of the run is left to do but its report."""
     history = run.history
-    last = history.sql(
-        "SELECT epoch FROM transitions WHERE stage = $stage AND decision = 'finish'", {"stage": MATH_AND_CODE}
-    ).to_pylist()
-    return bool(last) and history.has("evaluations", stage=MATH_AND_CODE, epoch=last[0]["epoch"] + 1)
+    last = history.sql("SELECT stage, epoch FROM transitions WHERE decision = 'finish'").to_pylist()
+    return bool(last) and history.has("evaluations", stage=last[0]["stage"], epoch=last[0]["epoch"] + 1)
 
 
 def _state(run: Run) -> State:

@@ -7,10 +7,11 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from srpo_core.settings.engine import EngineSettings
 from srpo_core.settings.evaluation import EvaluationSettings
 from srpo_core.settings.history import HistorySettings
 from srpo_core.settings.policy import PolicySettings
-from srpo_core.settings.problems import ProblemSettings
+from srpo_core.settings.problems import LabSettings, ProblemSettings
 from srpo_core.settings.resampling import ResamplingSettings
 from srpo_core.settings.rewards import RewardSettings, VerifierSettings
 from srpo_core.settings.rollout import RolloutSettings
@@ -27,8 +28,9 @@ class Settings(Section):
     keep_policies: Annotated[int, Field(ge=1)] = 2
     """Newest policy versions kept, besides those that an epoch began or ended with."""
     policy: PolicySettings = PolicySettings()
-    problems: ProblemSettings = ProblemSettings()
+    problems: ProblemSettings = LabSettings()
     rollout: RolloutSettings = RolloutSettings()
+    engine: EngineSettings = EngineSettings()
     rewards: RewardSettings = RewardSettings()
     verifiers: VerifierSettings = VerifierSettings()
     update: UpdateSettings = UpdateSettings()
@@ -58,5 +60,10 @@ class Settings(Section):
             raise ValueError(
                 "policy.dtype bfloat16 needs policy.device cuda: on a CPU the rollouts would be computed less "
                 "exactly than the update and no faster"
+            )
+        if self.engine.sleep and (self.policy.device != "cuda" or self.rollout.max_staleness):
+            raise ValueError(
+                "engine.sleep needs policy.device cuda and rollout.max_staleness 0: it gives a GPU's memory back while "
+                "the policy is updated there, and nothing is sampled meanwhile"
             )
         return self

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from srpo_core.seeds import derive_seed, generator
+
+RESAMPLES = 10_000
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -26,19 +30,30 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def pass_at_1(correct: Sequence[int], samples: int, *, z: float = 1.96) -> Estimate:
-    """pass@1 over problems, `correct` right answers out of `samples` each, with a confidence interval.
+def estimate_pass_at_k(correct: Sequence[int], samples: int, k: int) -> Estimate:
+    """pass@k over problems, `correct` right answers out of `samples` each, with its 95 % interval.
 
-    Samples of one problem are not independent, so the interval is Wilson's on an effective number of trials:
-    p(1 - p) over the variance of the mean across problems, at least the number of problems where they do not vary.
-    Raises ValueError when there is no problem.
+    pass@1 (k = 1) is the mean over all samples. Raises ValueError when there is no problem, or as `pass_at_k` does.
     """
-    if not correct:
-        raise ValueError("pass@1 of no problems: evaluate at least one")
-    counts = np.asarray(correct, dtype=np.float64)  # whole numbers: equal counts have a variance of exactly zero
-    p = float(counts.mean()) / samples
-    variance = float(counts.var(ddof=1)) / samples**2 / len(counts) if len(counts) > 1 else 0.0
-    trials = p * (1 - p) / variance if variance > 0 and 0 < p < 1 else float(len(counts))
-    centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
-    return Estimate(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
+    return estimate_mean([pass_at_k(samples, each, k) for each in correct])
+
+
+def estimate_mean(scores: Sequence[float]) -> Estimate:
+    """The mean of one score per problem, 0 to 1 each, with its 95 % interval: how it varies with the problems asked.
+
+    The interval is a Bayesian bootstrap over problems (Rubin 1981): the mean under random weights of the problems.
+    Besides the problems there is half a problem that is never solved and half a one that always is. They hardly
+    matter among many; among few, or where all score alike, an interval without them is far too narrow or has no width
+    (of 5 problems it holds the truth 82 times in 100, with them 96). With one sample a problem it is Jeffreys' interval
+    of a binomial share. The same scores give the same interval, in any order. Raises ValueError for no scores.
+    """
+    if not len(scores):
+        raise ValueError("the mean over no problems: evaluate at least one")
+    values, counts = np.unique(np.asarray(scores, dtype=np.float64), return_counts=True)
+    mean = float(values @ counts) / len(scores)
+    # Problems that score alike share a weight: a sum of exponential variables is a gamma variable.
+    random = generator(derive_seed("interval", "bayesian bootstrap"))
+    weights = random.gamma(np.concatenate([counts, [0.5, 0.5]]), size=(RESAMPLES, len(values) + 2))
+    means = weights @ np.concatenate([values, [0.0, 1.0]]) / weights.sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(mean, max(0.0, min(mean, float(low))), min(1.0, max(mean, float(high))))

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from srpo_core.config import Settings
+from srpo_core.settings_reference import sections_of
 
 
 class SettingsError(Exception):
@@ -70,10 +71,15 @@ def _override(values: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError) -> list[str]:
     lines = []
     for problem in error.errors():
-        place = [str(part) for part in problem["loc"]]
+        section, place = _walked([str(part) for part in problem["loc"]])
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            lines.append(f"  {'.'.join(place)}: {_unknown_field(place)}")
+            lines.append(f"  {'.'.join(place)}: {_unknown_field(section, place[-1])}")
+        elif problem["type"] == "union_tag_invalid":
+            known = problem["ctx"]["expected_tags"].replace("'", "")
+            lines.append(f"  {'.'.join(place)}.source: must be one of {known} (got {problem['ctx']['tag']!r})")
+        elif problem["type"] == "union_tag_not_found":
+            lines.append(f"  {'.'.join(place)}: must be a section, with `source` (got {problem['input']!r})")
         elif place:
             lines.append(f"  {'.'.join(place)}: {message} (got {problem['input']!r})")
         else:
@@ -81,14 +87,25 @@ def _explain(error: ValidationError) -> list[str]:
     return lines
 
 
-def _unknown_field(place: list[str]) -> str:
+def _walked(place: list[str]) -> tuple[type[BaseModel], list[str]]:
+    """The section that a mistake is in, and its place as a settings file has it, without pydantic's union tags."""
     section: type[BaseModel] = Settings
-    for name in place[:-1]:
-        annotation = section.model_fields[name].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        section = annotation
+    kinds: dict[str, type[BaseModel]] = {}
+    told = []
+    for part in place:
+        if part in kinds:
+            section, kinds = kinds[part], {}
+            continue
+        told.append(part)
+        if part in section.model_fields:
+            kinds = sections_of(section.model_fields[part])
+            if set(kinds) == {""}:
+                section, kinds = kinds[""], {}
+    return section, told
+
+
+def _unknown_field(section: type[BaseModel], name: str) -> str:
     allowed = list(section.model_fields)
-    close = difflib.get_close_matches(place[-1], allowed, n=1)
+    close = difflib.get_close_matches(name, allowed, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"there is no such setting; {hint}allowed here: {', '.join(allowed)}"

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from flows.cli import app
 from srpo_core.config import Settings
-from srpo_core.settings_reference import settings_reference
+from srpo_core.settings_reference import sections_of, settings_reference
 from storage.history import RunHistory
 from storage.readonly import open_readonly
 from storage.tables import TABLES
@@ -68,8 +68,8 @@ def settings_paths(section: type[BaseModel] = Settings, prefix: str = "") -> set
     paths: set[str] = set()
     for name, field in section.model_fields.items():
         paths.add(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            paths |= settings_paths(field.annotation, f"{prefix}{name}.")
+        for inner in sections_of(field).values():
+            paths |= settings_paths(inner, f"{prefix}{name}.")
     return paths
 
 
@@ -160,7 +160,8 @@ def test_every_setting_that_is_named_exists(name: str) -> None:
 
 
 def test_every_dependency_is_told_with_its_range() -> None:
-    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    extras = [each for extra in PROJECT["optional-dependencies"].values() for each in extra]
+    wanted = PROJECT["dependencies"] + [each for each in extras if not each.startswith("srpo[")]
     told = re.findall(r"^\| ([\w\[\]-]+) \| `([^`]+)` \| \S.* \|$", TEXTS["docs/dependencies.md"], re.MULTILINE)
     assert ["".join(row) for row in told] == wanted
 

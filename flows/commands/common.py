@@ -10,12 +10,24 @@ import typer
 from flows.prefect_server import ServerError
 from flows.runs import RunError, WrongUseError
 from srpo_core.policy.errors import PolicyError
+from srpo_core.problems.templates import TemplateError
 from srpo_core.rewards.verifiers import UnsupportedProblemError
+from srpo_core.rollout.errors import EngineError
 from srpo_core.sandbox.errors import SandboxUnavailable
 from srpo_core.settings_file import SettingsError
 from storage.files import StoreError
 
 FAILED, WRONG_USE = 1, 2
+_FAILURES = (
+    RunError,
+    StoreError,
+    PolicyError,
+    TemplateError,
+    EngineError,
+    ServerError,
+    SandboxUnavailable,
+    UnsupportedProblemError,
+)
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Directory that holds the runs.", envvar="SRPO_STORE")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run in the store.")]
@@ -33,7 +45,7 @@ def told_errors() -> Iterator[None]:
         yield
     except (SettingsError, WrongUseError) as error:
         fail(str(error), WRONG_USE)
-    except (RunError, StoreError, PolicyError, ServerError, SandboxUnavailable, UnsupportedProblemError) as error:
+    except _FAILURES as error:
         fail(str(error), FAILED)
     except KeyboardInterrupt:
         fail("interrupted; what is committed stands, and `srpo resume` goes on from there", FAILED)

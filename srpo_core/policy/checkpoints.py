@@ -2,6 +2,7 @@
 
     config.json, model.safetensors, tokenizer files     what engines load
     optimizer.safetensors                               AdamW's moments, named as the model's parameters
+    probe.safetensors                                   what engines must be seen to answer with these weights
     trainer.json                                        version, optimizer steps taken
 
 Nothing here is pickled, so loading a checkpoint runs no code. Publishing the directory whole is the caller's.
@@ -19,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from srpo_core.policy.errors import PolicyError
+from srpo_core.policy.probe import write_probe
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -58,6 +60,7 @@ def save(
     try:
         model.save_pretrained(directory)
         save_file(moments, directory / OPTIMIZER_FILE)
+        write_probe(directory, model)
     except SafetensorError as error:
         raise PolicyError(f"{directory}: the checkpoint was not written ({error}): make room and resume") from error
     (directory / PROGRESS_FILE).write_text(json.dumps(asdict(progress)) + "\n")

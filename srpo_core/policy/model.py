@@ -32,7 +32,12 @@ def load_model(directory: Path, *, dtype: str = "float32", device: str = "cpu") 
     _require(directory, "config.json")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, which the library's types do not say
-            directory, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, output_loading_info=True
+            directory,
+            dtype=DTYPES[dtype],
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,  # said, or the library asks the user at the terminal
+            output_loading_info=True,
         )
     except Exception as error:  # damaged files raise whatever the reader of the day raises
         raise PolicyError(f"{directory}: the policy cannot be loaded: {error}") from error
@@ -91,7 +96,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer stored in `directory`. Raises PolicyError when there is none."""
     _require(directory, "tokenizer_config.json")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # damaged files raise whatever the reader of the day raises
         raise PolicyError(f"{directory}: the tokenizer cannot be loaded: {error}") from error
     if tokenizer.eos_token_id is None:

@@ -40,7 +40,7 @@ def sample_rollouts(
 ) -> list[Rollout]:
     """`samples` rollouts of each problem, problem by problem; `seed_of(problem, sample)` seeds each."""
     groups = [
-        PromptGroup(render(problem.question, template, tokenizer), [seed_of(problem, i) for i in range(samples)])
+        PromptGroup(render(problem, template, tokenizer), [seed_of(problem, i) for i in range(samples)])
         for problem in problems
     ]
     rollouts = []

@@ -9,7 +9,11 @@ class PolicySettings(Section):
     """The model that is trained."""
 
     model: str = "lab"
-    """`lab`, the packaged base policy, or a directory with a causal language model as transformers writes it."""
+    """`lab`, the packaged base policy; a directory with a causal language model as transformers writes it; a GGUF file;
+    a Hugging Face id such as `Qwen/Qwen2.5-1.5B`; or `smollm2-135m`, which the extra `smollm2` brings. See
+    docs/models.md."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id; null: its main branch."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the model is sampled and trained."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -58,7 +58,8 @@ JOIN pools USING (run, stage, epoch);
 --   it ends when it took `max_steps` steps or more,
 --   stage 1 ends when it is flat: a line through the last `window_steps` graded steps rises by less than `min_gain`
 --   over as many steps (fewer steps decide nothing),
---   and goes on otherwise. Stage 1 ends with a switch to stage 2, stage 2 with the run.
+--   and goes on otherwise. Stage 1 ends with a switch to stage 2, stage 2 with the run; so does stage 1 of a run that
+--   trains on math alone: a second stage would have nothing to add.
 -- One row per run, once the epoch after is decided; it looks at nothing later, so past decisions can be made again.
 CREATE MACRO stage_decision(of_stage, after_epoch, window_steps, min_gain, max_steps, min_prompts) AS TABLE
 WITH taken AS (
@@ -82,9 +83,12 @@ fit AS (
     FROM recent
     GROUP BY run
 ),
+by_math_alone AS (
+    SELECT run FROM prompts WHERE split = 'train' GROUP BY run HAVING count(*) FILTER (domain = 'code') = 0
+),
 judged AS (
     SELECT
-        run, prompts, steps, slope, slope * window_steps AS gain,
+        run, of_stage <> 1 OR run IN (FROM by_math_alone) AS is_last, prompts, steps, slope, slope * window_steps AS gain,
         CASE
             WHEN prompts < min_prompts THEN 'dry'
             WHEN steps >= max_steps THEN 'limit'
@@ -95,7 +99,7 @@ judged AS (
 )
 SELECT
     run,
-    CASE WHEN outcome = 'on' THEN 'continue' WHEN of_stage = 1 THEN 'switch' ELSE 'finish' END AS decision,
+    CASE WHEN outcome = 'on' THEN 'continue' WHEN is_last THEN 'finish' ELSE 'switch' END AS decision,
     CASE outcome
         WHEN 'dry' THEN format('{} prompts are left to learn from, fewer than {}', prompts, min_prompts)
         WHEN 'limit' THEN format('the step limit of {} is reached ({} steps)', max_steps, steps)

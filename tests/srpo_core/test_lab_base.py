@@ -41,7 +41,7 @@ def held_out_pass_rate(policy: Path, problems: list[Problem], samples: int) -> f
     engine.load(policy)
     groups = [
         PromptGroup(
-            render(problem.question, "plain", tokenizer),
+            render(problem, "plain", tokenizer),
             [derive_seed("base", problem.id, sample) for sample in range(samples)],
         )
         for problem in problems

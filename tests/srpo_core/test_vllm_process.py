@@ -1,0 +1,117 @@
+"""Starting a vLLM server of one's own: what cannot be started is told with its reason, and nothing stays behind."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from srpo_core.rollout.vllm_process import (
+    LOOPBACK,
+    PYTHON_VARIABLE,
+    VllmProcess,
+    VllmStartError,
+    served_version,
+    vllm_python,
+    vllm_versions,
+)
+from srpo_core.settings.engine import EngineSettings
+
+HERE = EngineSettings(kind="vllm", python=sys.executable)  # a real Python, and one without vLLM
+
+
+def test_a_server_that_ends_at_once_is_told_with_its_own_words_and_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "vllm.log"
+    server = VllmProcess(tmp_path, HERE, dtype="float32", log=log)
+    with pytest.raises(VllmStartError, match=r"ended with status 1(.|\n)*No module named") as told:
+        server.wait()
+    assert str(log) in str(told.value)
+    assert "--host 127.0.0.1" in log.read_text()
+    assert not server.runs
+
+
+def test_a_second_failure_is_told_without_the_first_ones_words(tmp_path: Path) -> None:
+    log = tmp_path / "vllm.log"
+    log.write_text("RuntimeError: of an earlier start\n")
+    with pytest.raises(VllmStartError) as told:
+        VllmProcess(tmp_path, HERE, dtype="float32", log=log).wait()
+    assert "earlier" not in str(told.value)
+    assert log.read_text().startswith("RuntimeError: of an earlier start\n")
+
+
+def test_a_server_that_takes_too_long_is_ended_and_the_setting_named(tmp_path: Path) -> None:
+    hurried = EngineSettings(kind="vllm", start_seconds=1e-3)
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.chmod(0o755)
+    server = VllmProcess(
+        tmp_path, hurried.model_copy(update={"python": str(slow)}), dtype="float32", log=tmp_path / "log"
+    )
+    with pytest.raises(VllmStartError, match=r"engine\.start_seconds"):
+        server.wait()
+    assert not server.runs
+
+
+def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
+    server = VllmProcess(tmp_path, HERE, dtype="float32", log=tmp_path / "log")
+    server.close()
+    server.close()
+    assert not server.runs
+
+
+def test_a_port_in_use_is_refused_by_the_settings_name(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind((LOOPBACK, 0))
+        other.listen()
+        taken = HERE.model_copy(update={"port": other.getsockname()[1]})
+        with pytest.raises(VllmStartError, match=r"engine\.port"):
+            VllmProcess(tmp_path, taken, dtype="float32", log=tmp_path / "log")
+
+
+def test_servers_that_are_started_at_the_same_time_have_ports_of_their_own(tmp_path: Path) -> None:
+    servers = [VllmProcess(tmp_path, HERE, dtype="float32", log=tmp_path / "log") for _ in range(3)]
+    assert len({server.url for server in servers}) == 3
+    for server in servers:
+        server.close()
+
+
+def test_the_python_with_vllm_is_the_settings_then_the_environments_then_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PYTHON_VARIABLE, "/bin/true")
+    assert vllm_python(HERE) == sys.executable
+    assert vllm_python(EngineSettings(kind="vllm")) == "/bin/true"
+    monkeypatch.setenv(PYTHON_VARIABLE, "/nowhere/python")
+    with pytest.raises(VllmStartError, match=r"/nowhere/python.*make vllm.*engine\.python.*SRPO_VLLM_PYTHON"):
+        vllm_python(EngineSettings(kind="vllm"))
+
+
+def test_a_python_without_vllm_is_told_before_anything_is_started() -> None:
+    with pytest.raises(VllmStartError, match=f"{sys.executable} has no vLLM"):
+        vllm_versions(HERE)
+
+
+def test_a_server_that_does_not_answer_has_no_version() -> None:
+    with socket.socket() as nobody:
+        nobody.bind((LOOPBACK, 0))
+        assert served_version(f"http://{LOOPBACK}:{nobody.getsockname()[1]}").startswith("no answer")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"urls": ["http://one:8000"]}, "engine.kind vllm"),
+        ({"kind": "vllm", "urls": ["http://one:8000"], "port": 8000}, "leave out either"),
+        ({"kind": "vllm", "urls": ["one:8000"]}, "pattern"),
+        ({"kind": "vllm", "arguments": ["--host", "0.0.0.0"]}, "never elsewhere"),
+        ({"kind": "vllm", "arguments": ["--host=0.0.0.0"]}, "never elsewhere"),
+        ({"kind": "vllm", "environment": {"VLLM_SERVER_DEV_MODE": "0"}}, "VLLM_SERVER_DEV_MODE"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(values: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        EngineSettings.model_validate(values)
+
+
+def test_settings_that_were_written_down_are_read_back_equal() -> None:
+    settings = EngineSettings(kind="vllm", arguments=("--enforce-eager",), environment={"VLLM_CPU_KVCACHE_SPACE": "1"})
+    assert EngineSettings.model_validate(settings.model_dump(mode="json")) == settings
