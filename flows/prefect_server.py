@@ -67,6 +67,17 @@ def prefect_api() -> Iterator[None]:
         yield
 
 
+def require_api() -> str:
+    """The URL of the Prefect API that PREFECT_API_URL names. Raises ServerError when it names none, or none answers."""
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if url is None:
+        raise ServerError("PREFECT_API_URL names no Prefect API: `srpo serve` starts one and prints its address")
+    check_api(url)
+    return str(url)
+
+
 def check_api(url: str) -> None:
     """Raises ServerError when no Prefect API answers at `url`."""
     try:

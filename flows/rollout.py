@@ -1,7 +1,6 @@
 """Sampling: the rollouts of one epoch, step after step, into the history."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
@@ -11,9 +10,10 @@ from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published
 from flows.rows import GradedRollout, informative_groups, mark_used, shard_table
-from flows.runs import Run, open_run
+from flows.runs import Run
 from flows.sampler import Sampler
-from flows.together import StageStoppedError, check_stop, stage_begins, wait_until
+from flows.together import StageStoppedError, check_stop, wait_until
+from flows.working import working
 from srpo_core.dynamic_sampling import StepRounds
 from srpo_core.problems.problem import Problem
 from srpo_core.seeds import derive_seed
@@ -22,10 +22,8 @@ from srpo_core.seeds import derive_seed
 @flow(name="rollout", flow_run_name="{run} · stage {stage} · epoch {epoch} · rollout")
 def rollout(store: str, run: str, stage: int, epoch: int) -> State | None:
     """Sample every step of the epoch that is not committed yet, each from the policy version that is its own."""
-    stage_begins()
     try:
-        the_run = open_run(Path(store), run)
-        with Sampler(the_run.settings) as sampler:
+        with working(store, run, "rollout", partner="update") as the_run, Sampler(the_run.settings) as sampler:
             EpochSampling(the_run, stage, epoch, sampler).sample_missing_steps()
     except StageStoppedError as stopped:
         return Cancelled(message=str(stopped))

@@ -1,7 +1,6 @@
 """Learning: the updates of one epoch, each from the rollouts of one committed step."""
 
 from functools import partial
-from pathlib import Path
 
 import torch
 from prefect import State, flow, task
@@ -13,8 +12,9 @@ from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published, prune, publish_row
 from flows.progress import announce_step
 from flows.rows import training_batch
-from flows.runs import Run, RunError, open_run
-from flows.together import StageStoppedError, check_stop, stage_begins, wait_until
+from flows.runs import Run, RunError
+from flows.together import StageStoppedError, check_stop, wait_until
+from flows.working import working
 from srpo_core.policy.trainer import Trainer
 from srpo_core.seeds import derive_seed
 from storage.files import publish_directory, temporary_directory
@@ -23,9 +23,9 @@ from storage.files import publish_directory, temporary_directory
 @flow(name="update", flow_run_name="{run} · stage {stage} · epoch {epoch} · update")
 def update(store: str, run: str, stage: int, epoch: int) -> State | None:
     """Make every policy version of the epoch that is not published yet, in order."""
-    stage_begins()
     try:
-        EpochUpdates(open_run(Path(store), run), stage, epoch).make_missing_versions()
+        with working(store, run, "update", partner="rollout") as the_run:
+            EpochUpdates(the_run, stage, epoch).make_missing_versions()
     except StageStoppedError as stopped:
         return Cancelled(message=str(stopped))
     return None

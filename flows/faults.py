@@ -1,0 +1,36 @@
+"""Which faults pass by themselves and are tried again, with pauses that grow; anything else ends the stage at once."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import httpx
+from prefect.exceptions import PrefectHTTPStatusError
+
+PATIENCE_SECONDS = 600.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether an error of the Prefect API may pass: it could not be reached, is overloaded, or failed inside."""
+    if isinstance(error, (httpx.HTTPStatusError, PrefectHTTPStatusError)):
+        return error.response.status_code >= 500 or error.response.status_code in {408, 429}
+    return isinstance(error, httpx.TransportError)
+
+
+def patiently(call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
+    """`call(...)`, again and again while it fails for what may pass; raises its last error after ten minutes."""
+    deadline, pause = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return call(*arguments, **options)
+        except Exception as error:
+            wait: Any = pause * random.uniform(0.5, 1.5)  # many processes must not come back at the same moment
+            if not is_transient(error) or time.monotonic() + wait > deadline:
+                raise
+            time.sleep(wait)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
