@@ -166,8 +166,9 @@ def cancel(client: SyncPrefectClient, flow_run: Any) -> None:
 def cancel_stages(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of a cancelled run: its stages, queued and running, are cancelled with it."""
     with get_client(sync_client=True) as client:
-        tag = next(tag for tag in client.read_flow_run(flow_run.id).tags if tag.startswith("srpo:"))
-        for child in _flow_runs(client, tag, states=_UNFINISHED):
+        found = [tag for tag in client.read_flow_run(flow_run.id).tags if tag.startswith("srpo:")]
+        children = _flow_runs(client, found[0], states=_UNFINISHED) if found else []  # none: it had not begun
+        for child in children:
             if child.id != flow_run.id and child.deployment_id is not None:
                 cancel(client, child.id)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
+from prefect import State
 from prefect.exceptions import PrefectHTTPStatusError
 
 PATIENCE_SECONDS = 600.0
@@ -20,6 +21,21 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, (httpx.HTTPStatusError, PrefectHTTPStatusError)):
         return error.response.status_code >= 500 or error.response.status_code in {408, 429}
     return isinstance(error, httpx.TransportError)
+
+
+def may_pass(_task: object, _task_run: object, state: State[Any]) -> bool:
+    """Whether a task that ended so is tried again: Prefect's `retry_condition_fn`."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, BaseException) and is_transient(error)
+
+
+# How a step is tried again: after about 2, 4, 8 and 16 seconds, each up to twice as long.
+STEP_RETRIES: dict[str, Any] = {
+    "retries": 4,
+    "retry_delay_seconds": [2, 4, 8, 16],
+    "retry_jitter_factor": 1,
+    "retry_condition_fn": may_pass,
+}
 
 
 def patiently(call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:

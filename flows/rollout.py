@@ -6,6 +6,7 @@ from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
+from flows.faults import STEP_RETRIES
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published
@@ -125,7 +126,7 @@ class EpochSampling:
         return self._sampler.sample(problems, settings.rollout.group_size, seed_of, stopwatch, kind="generate")
 
 
-@task(name="rollout step", task_run_name="step {step}", cache_policy=NO_CACHE)
+@task(name="rollout step", task_run_name="step {step}", cache_policy=NO_CACHE, **STEP_RETRIES)
 def sample_step(sampling: EpochSampling, step: int) -> None:
     """One step as a task run of its own."""
     sampling.sample_step(step)

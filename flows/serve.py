@@ -1,10 +1,9 @@
 """Everything of the `deployments` mode on one machine: a Prefect server with its UI, the deployments, the workers.
 
-Each process leads a group of its own, out of the terminal's reach, and with it whatever it starts: when this process
+Each process is in a group of its own, out of the terminal's reach, together with whatever it starts: when this process
 ends, every group is ended, the workers' first, so that their flow runs can still tell the server.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -19,10 +18,10 @@ from pathlib import Path
 import yaml
 
 from flows.prefect_server import START_SECONDS, ServerError
+from flows.process_group import GRACE_SECONDS
 from flows.runs import RunError
 
-_GRACE_SECONDS = 20.0
-_LIBC, _PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
+_GRACE_SECONDS = GRACE_SECONDS + 5
 _SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -58,8 +57,9 @@ def wait_for_an_end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     while True:
         for process in processes:
             if process.poll() is not None:
-                told = " ".join(map(str, process.args if isinstance(process.args, list) else []))
-                raise RunError(f"{told} ended with status {process.returncode}; its log is in the store's .serve")
+                raise RunError(
+                    "the Prefect server or a worker ended by itself: the logs in the store's .serve tell why"
+                )
         time.sleep(0.5)
 
 
@@ -103,13 +103,12 @@ def _process(command: list[str], environment: dict[str, str], log: Path) -> Iter
     """A process that leads a group of its own; the whole group is gone after the block."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "flows.process_group", str(os.getpid()), *command],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
         )
     try:
         yield process
@@ -118,18 +117,8 @@ def _process(command: list[str], environment: dict[str, str], log: Path) -> Iter
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    _signal_group(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE_SECONDS)
-    _signal_group(process.pid, signal.SIGKILL)  # whatever is left of it
-    process.wait()
-
-
-def _signal_group(group: int, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(group, number)
-
-
-def _end_with_parent() -> None:
-    """In the new process: have the kernel send it SIGTERM when the process that started it is gone."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_SECONDS)

@@ -23,6 +23,7 @@ from flows.machines import record_machine
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, is_planned, read_plan, read_problems
 from flows.policies import is_published
+from flows.prefect_server import end_threads_at_exit
 from flows.prepare import prepare
 from flows.request import RunRequest, requested_run
 from flows.resample import resample
@@ -40,6 +41,7 @@ def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
     """Train the policy of a run to its end, from wherever it stands, and write its report."""
     from flows.report import write_report  # takes a second, which no stage should pay
 
+    end_threads_at_exit()
     run = _begin(request)
     try:
         with run.locked(), tagged(run):

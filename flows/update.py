@@ -7,6 +7,7 @@ from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
+from flows.faults import STEP_RETRIES
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published, prune, publish_row
@@ -103,7 +104,7 @@ class EpochUpdates:
             )
 
 
-@task(name="update step", task_run_name="step {step}", cache_policy=NO_CACHE)
+@task(name="update step", task_run_name="step {step}", cache_policy=NO_CACHE, **STEP_RETRIES)
 def update_step(updates: EpochUpdates, step: int) -> None:
     """One update as a task run of its own."""
     updates.update_step(step)

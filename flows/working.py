@@ -13,6 +13,7 @@ from prefect.context import FlowRunContext
 
 from flows.deployed import begin_again, ended_badly_since, orchestrator, stage_key
 from flows.faults import is_transient
+from flows.prefect_server import end_threads_at_exit
 from flows.progress import announce
 from flows.runs import Run, open_run
 from flows.together import check_stop, stage_begins, watching
@@ -34,6 +35,7 @@ def working(store: str, run: str, kind: str, *, partner: str | None = None) -> I
     flow_run = deployed_flow_run()
     with ExitStack() as stack:
         if flow_run is not None:
+            end_threads_at_exit()
             if flow_run.run_count > 1:
                 _bring_back_orchestrator(the_run)
             stack.enter_context(watching(_Watch(the_run, flow_run, partner)))

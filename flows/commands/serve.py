@@ -15,7 +15,7 @@ def serve(
         Path | None, typer.Option("--prefect-file", help="File to apply. [default: prefect.yaml of the source]")
     ] = None,
 ) -> None:
-    """Serve runs on this machine until Ctrl-C: a Prefect server with its UI, the deployments, a worker for each pool."""
+    """Serve runs on this machine until Ctrl-C: a Prefect server with its UI, and a worker for each pool."""
     with told_errors():
         from flows.deploy import PREFECT_FILE
         from flows.serve import served, wait_for_an_end
