@@ -27,6 +27,7 @@ from flows.runs import Run, RunError
 from flows.together import StageStoppedError
 
 POLL_SECONDS = 1.0
+_ATTEMPTS = 5
 _UNFINISHED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
 
@@ -67,6 +68,48 @@ def ask_for(deployment: str, **options: Any) -> FlowRun:
         raise RunError(f"the Prefect API has no deployment {deployment}: `srpo deploy` makes it") from error
 
 
+class Followed:
+    """A flow run whose present attempt this process asked for, until it ends."""
+
+    def __init__(self, client: SyncPrefectClient, flow_run: FlowRun) -> None:
+        self._client = client
+        self.flow_run = flow_run
+        self._begun_before = flow_run.run_count - self.state.is_running()  # how many attempts there were before this
+        self._again = 0
+
+    @property
+    def state(self) -> State[Any]:
+        """Its state when it was last looked at."""
+        assert self.flow_run.state is not None
+        return self.flow_run.state
+
+    @property
+    def name(self) -> str:
+        """Its name in the UI."""
+        return self.flow_run.name
+
+    def refresh(self) -> None:
+        """Look at it anew; one that crashed before it began is asked for again.
+
+        A worker tells twice that a process died, the second time seconds later: that ends an attempt which was
+        scheduled in between, as does a worker that dies before it starts the process.
+        """
+        late = self.state.name == "Late"
+        self.flow_run = patiently(self._client.read_flow_run, self.flow_run.id)
+        if self.state.name == "Late" and not late:
+            announce(f"{self.name} waits for a worker of pool {self.flow_run.work_pool_name}")
+        not_begun = self.flow_run.run_count == self._begun_before
+        if self.state.is_crashed() and not_begun and self._again < _ATTEMPTS:
+            self.begin_again()
+
+    def begin_again(self) -> None:
+        """Schedule it once more, under its name."""
+        again: State[Any] = Scheduled(name="AwaitingRetry", message="goes on from what is committed")
+        patiently(self._client.set_flow_run_state, self.flow_run.id, again, force=True)
+        self.flow_run = patiently(self._client.read_flow_run, self.flow_run.id)
+        self._begun_before, self._again = self.flow_run.run_count, self._again + 1
+
+
 class _Child:
     """The flow run of one stage."""
 
@@ -74,38 +117,40 @@ class _Child:
         self._client = client
         self.stage = stage
         self._mine = False  # whether the attempt that goes on is one that this orchestrator asked for
-        self.flow_run: FlowRun
+        self._followed: Followed | None = None
+
+    @property
+    def followed(self) -> Followed:
+        assert self._followed is not None
+        return self._followed
 
     @property
     def state(self) -> State[Any]:
-        assert self.flow_run.state is not None
-        return self.flow_run.state
+        return self.followed.state
 
     @property
     def name(self) -> str:
-        return self.flow_run.name
+        return self.followed.name
 
     def begin(self) -> None:
         """Ask for the stage; a flow run of a former attempt is taken as it stands, or begun again if it ended."""
         stage, flow = self.stage, self.stage.flow
         parameters = stage.parameters
-        self.flow_run = ask_for(
+        flow_run = ask_for(
             f"{flow.name}/{flow.name}",
             parameters=parameters,
             flow_run_name=_name(flow, parameters),
             tags=stage.tags,
             idempotency_key=stage_key(stage.run.directory, flow.name, stage.place),
         )
+        self._followed = Followed(self._client, flow_run)
         self._mine = self.state.is_scheduled()
         if self.state.is_final():
             self._begin_again()
 
     def refresh(self) -> None:
         """Read the state anew; what a former orchestrator's attempt left undone when it ended is begun again."""
-        late = self.state.name == "Late"
-        self.flow_run = patiently(self._client.read_flow_run, self.flow_run.id)
-        if self.state.name == "Late" and not late:
-            announce(f"{self.name} waits for a worker of pool {self.flow_run.work_pool_name}")
+        self.followed.refresh()
         if self.state.is_final() and not self._mine and not self.stage.is_done():
             self._begin_again()
 
@@ -117,13 +162,12 @@ class _Child:
 
     def cancel(self) -> None:
         """Have it stopped, if it was begun and has not ended."""
-        if hasattr(self, "flow_run"):
-            cancel(self._client, self.flow_run.id)
+        if self._followed is not None:
+            cancel(self._client, self._followed.flow_run.id)
 
     def _begin_again(self) -> None:
-        again: State[Any] = Scheduled(name="AwaitingRetry", message="its work is not all committed")
-        patiently(self._client.set_flow_run_state, self.flow_run.id, again, force=True)
-        self.flow_run, self._mine = patiently(self._client.read_flow_run, self.flow_run.id), True
+        self._mine = True
+        self.followed.begin_again()
 
 
 def _wait_for_all(children: Sequence[_Child]) -> None:
@@ -177,14 +221,6 @@ def orchestrator(client: SyncPrefectClient, run: Run) -> FlowRun | None:
     """The newest deployed flow run that trains the run."""
     found = _flow_runs(client, directory_tag(run.directory), flow="srpo", limit=1)
     return found[0] if found else None
-
-
-def begin_again(client: SyncPrefectClient, flow_run: FlowRun) -> None:
-    """Schedule a flow run that ended once more, if it ended without completing."""
-    state = flow_run.state
-    if state is not None and state.is_final() and not state.is_completed():
-        again: State[Any] = Scheduled(name="AwaitingRetry", message="goes on from what is committed")
-        patiently(client.set_flow_run_state, flow_run.id, again, force=True)
 
 
 def ended_badly_since(client: SyncPrefectClient, key: str, moment: datetime) -> bool:

@@ -5,9 +5,8 @@ import time
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 
-from flows.deployed import POLL_SECONDS, ask_for, begin_again, orchestrator
+from flows.deployed import POLL_SECONDS, Followed, ask_for, orchestrator
 from flows.execution import run_tags
-from flows.faults import patiently
 from flows.request import RunRequest
 from flows.runs import Run, RunError
 
@@ -23,8 +22,10 @@ def schedule(run: Run) -> FlowRun:
         flow_run = orchestrator(client, run)
         state = None if flow_run is None else flow_run.state
         if flow_run is not None and state is not None and not state.is_completed():
-            begin_again(client, flow_run)
-            return flow_run
+            followed = Followed(client, flow_run)
+            if state.is_final():
+                followed.begin_again()
+            return followed.flow_run
     request = RunRequest(name=run.name, store=str(run.store.absolute()), settings=None)
     parameters = {"request": request.model_dump()}
     return ask_for(DEPLOYMENT, parameters=parameters, flow_run_name=run.name, tags=run_tags(run))
@@ -33,10 +34,10 @@ def schedule(run: Run) -> FlowRun:
 def follow(flow_run: FlowRun) -> None:
     """Return when the flow run has completed. Raises RunError when it ends otherwise."""
     with get_client(sync_client=True) as client:
-        while True:
-            state = patiently(client.read_flow_run, flow_run.id).state
-            if state is not None and state.is_final():
-                break
+        followed = Followed(client, flow_run)
+        while not followed.state.is_final():
             time.sleep(POLL_SECONDS)
+            followed.refresh()
+    state = followed.state
     if not state.is_completed():
-        raise RunError(f"flow run {flow_run.name} ended {state.name}: {state.message}")
+        raise RunError(f"flow run {followed.name} ended {state.name}: {state.message}")

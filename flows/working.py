@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
-from flows.deployed import begin_again, ended_badly_since, orchestrator, stage_key
+from flows.deployed import Followed, ended_badly_since, orchestrator, stage_key
 from flows.faults import is_transient
 from flows.prefect_server import end_threads_at_exit
 from flows.progress import announce
@@ -92,5 +92,6 @@ class _Watch:
 def _bring_back_orchestrator(run: Run) -> None:
     with get_client(sync_client=True) as client:
         flow_run = orchestrator(client, run)
-        if flow_run is not None:
-            begin_again(client, flow_run)
+        state = None if flow_run is None else flow_run.state
+        if flow_run is not None and state is not None and state.is_final() and not state.is_completed():
+            Followed(client, flow_run).begin_again()

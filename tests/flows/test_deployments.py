@@ -1,6 +1,5 @@
 """Runs that workers train, stage by stage: killed, retried, cancelled, and the same as in one process."""
 
-import os
 import signal
 import subprocess
 import sys

@@ -100,7 +100,7 @@ def test_a_stage_can_be_asked_for_from_anywhere_by_its_parameters(tmp_path: Path
         flow = load_flow_from_entrypoint(f"flows.{name}.{name}")
         place = {each: 1 for each in flow.parameters.properties if each not in {"store", "run"}}
         stage = Stage(flow, run, place, lambda: False)
-        flow.validate_parameters(stage.parameters)
+        assert set(stage.parameters) == set(flow.parameters.properties)
         assert isinstance(flow.flow_run_name, str)
         assert flow.flow_run_name.format(**stage.parameters).startswith("r1 · ")
 
