@@ -1,34 +1,33 @@
 """Evaluation: what a policy of the run does on the held-out problems, into the history."""
 
-from pathlib import Path
-
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_table
+from flows.faults import STEP_RETRIES
 from flows.heldout import sample_heldout, summarise
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import read_problems
 from flows.policies import checked_policy
 from flows.progress import announce_evaluation
-from flows.retries import WHEN_SERVERS_ARE_LOST
 from flows.rows import rollout_row
-from flows.runs import Run, open_run
+from flows.runs import Run
 from flows.sampler import Sampler
+from flows.working import working
 
 
 @flow(name="evaluate", flow_run_name="{run} · stage {stage} · after {after} epochs · evaluate")
 def evaluate(store: str, run: str, stage: int, after: int, version: int) -> None:
     """Evaluate policy `version`, the one after `after` epochs of the stage (stage 0: the base)."""
-    the_run = open_run(Path(store), run)
-    evaluate_policy(the_run, stage, after, version)
-    summary = the_run.history.read("evaluations", stage=stage, epoch=after, name="rows").to_pylist()
-    announce_evaluation(stage, after, summary)
-    columns = ("domain", "difficulty", "n", "pass_at_1", "low", "high", "mean_tokens", "truncated")
-    publish_table(the_run, "evaluation", summary, columns, f"Held-out pass@1 of policy version {version}")
+    with working(store, run, "evaluate") as the_run:
+        evaluate_policy(the_run, stage, after, version)
+        summary = the_run.history.read("evaluations", stage=stage, epoch=after, name="rows").to_pylist()
+        announce_evaluation(stage, after, summary)
+        columns = ("domain", "difficulty", "n", "pass_at_1", "low", "high", "mean_tokens", "truncated")
+        publish_table(the_run, "evaluation", summary, columns, f"Held-out pass@1 of policy version {version}")
 
 
-@task(name="evaluate policy", cache_policy=NO_CACHE, **WHEN_SERVERS_ARE_LOST)
+@task(name="evaluate policy", cache_policy=NO_CACHE, **STEP_RETRIES)
 def evaluate_policy(run: Run, stage: int, after: int, version: int) -> None:
     """Sample, grade and record; the summary is published last and makes the evaluation complete."""
     settings, history, stopwatch = run.settings, run.history, Stopwatch()

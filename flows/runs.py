@@ -71,16 +71,37 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; the lock goes with the process, however it ends.
+        """Hold the run for this process, which decides what is done next; the lock goes with it, however it ends.
 
         Raises RunError when another process holds it.
         """
-        with (self.directory / ".lock").open("a") as file:
+        with self._try_lock(".lock") as mine:
+            if not mine:
+                raise RunError(f"run {self.name} is held by another process; wait for it or stop it")
+            yield
+
+    @contextmanager
+    def locked_stage(self, kind: str, wait: Callable[[], None]) -> Iterator[None]:
+        """Hold one kind of work of the run, which may be done in a process of its own, and outlive the run's.
+
+        While another process holds it, `wait()` is called again and again; what that raises ends the waiting.
+        """
+        while True:
+            with self._try_lock(f".lock-{kind}") as mine:
+                if mine:
+                    yield
+                    return
+            wait()
+
+    @contextmanager
+    def _try_lock(self, name: str) -> Iterator[bool]:
+        with (self.directory / name).open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(f"run {self.name} is held by another process; wait for it or stop it") from error
-            yield
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     @property
     def is_locked(self) -> bool:

@@ -9,14 +9,16 @@ from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
+from flows.faults import STEP_RETRIES
 from flows.metrics import Stopwatch, publish_metrics
 from flows.not_finite import report_not_finite
 from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published, prune, publish_row
 from flows.progress import announce_step
 from flows.rows import training_batch, used_rows
-from flows.runs import Run, RunError, open_run
-from flows.together import StageStoppedError, check_stop, stage_begins, wait_until
+from flows.runs import Run, RunError
+from flows.together import StageStoppedError, check_stop, wait_until
+from flows.working import working
 from srpo_core.policy.errors import NotFiniteError
 from srpo_core.policy.performance import performance_metrics
 from srpo_core.policy.trainer import Trainer
@@ -27,9 +29,9 @@ from storage.files import publish_directory, temporary_directory
 @flow(name="update", flow_run_name="{run} · stage {stage} · epoch {epoch} · update")
 def update(store: str, run: str, stage: int, epoch: int) -> State | None:
     """Make every policy version of the epoch that is not published yet, in order."""
-    stage_begins()
     try:
-        EpochUpdates(open_run(Path(store), run), stage, epoch).make_missing_versions()
+        with working(store, run, "update", partner="rollout") as the_run:
+            EpochUpdates(the_run, stage, epoch).make_missing_versions()
     except StageStoppedError as stopped:
         return Cancelled(message=str(stopped))
     return None
@@ -125,6 +127,7 @@ class EpochUpdates:
             settings.update,
             temperature=settings.rollout.temperature,
             longest=settings.rollout.max_new_tokens,
+            same_code=settings.engine.kind == "transformers",
             reference=Path(kl.reference) if kl.reference is not None else self._run.policy(0),
             device=settings.policy.device,
         )
@@ -138,7 +141,7 @@ class EpochUpdates:
             )
 
 
-@task(name="update step", task_run_name="step {step}", cache_policy=NO_CACHE)
+@task(name="update step", task_run_name="step {step}", cache_policy=NO_CACHE, **STEP_RETRIES)
 def update_step(updates: EpochUpdates, step: int) -> None:
     """One update as a task run of its own."""
     updates.update_step(step)
