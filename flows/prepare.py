@@ -13,6 +13,7 @@ from flows.runs import Run, open_run
 from flows.stages import MATH
 from srpo_core.policy.trainer import Trainer
 from srpo_core.problems.lab import base_policy_dir
+from srpo_core.seeds import derive_seed
 from storage.files import publish_directory, temporary_directory
 
 
@@ -52,7 +53,12 @@ def write_base_policy(run: Run) -> None:
     settings = run.settings
     if not run.policy(0).is_dir():
         model = base_policy_dir() if settings.policy.model == "lab" else Path(settings.policy.model)
-        trainer = Trainer(model, settings.update, temperature=settings.rollout.temperature)
+        trainer = Trainer(
+            model,
+            settings.update,
+            temperature=settings.rollout.temperature,
+            adapter_seed=derive_seed(settings.seed, "adapter"),
+        )
         with temporary_directory(run.history.tmp_root) as directory:
             trainer.save(directory)
             publish_directory(directory, run.policy(0))

@@ -1,5 +1,6 @@
 """Learning: the updates of one epoch, each from the rollouts of one committed step."""
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from prefect.states import Cancelled
 
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, read_plan
-from flows.policies import checked_policy, is_published, prune, publish_row
+from flows.policies import is_published, prune, publish_row
 from flows.progress import announce_step
 from flows.rows import training_batch
 from flows.runs import Run, RunError, open_run
 from flows.together import StageStoppedError, check_stop, stage_begins, wait_until
+from flows.trainers import open_trainer
+from srpo_core.policy.ranks.group import RankGroup
 from srpo_core.policy.trainer import Trainer
 from srpo_core.seeds import derive_seed
 from storage.files import publish_directory, temporary_directory
@@ -32,22 +35,24 @@ def update(store: str, run: str, stage: int, epoch: int) -> State | None:
 
 
 class EpochUpdates:
-    """The updates of one epoch. The trainer stays in memory from step to step."""
+    """The updates of one epoch. The trainer stays in memory from step to step, or the processes that it has stay up."""
 
     def __init__(self, run: Run, stage: int, epoch: int) -> None:
         torch.set_num_threads(run.settings.policy.threads)
         self._run = run
         self._plan: EpochPlan = read_plan(run, stage, epoch)
-        self._trainer: Trainer | None = None
+        self._trainer: Trainer | RankGroup | None = None
+        self._held = ExitStack()
 
     def make_missing_versions(self) -> None:
         """Every version that is not published, in order."""
         plan = self._plan
-        for step in range(len(plan.steps)):
-            if not is_published(self._run, plan, plan.first_version + step + 1):
-                check_stop()
-                wait_until(partial(self._run.history.is_committed, plan.stage, plan.epoch, step))
-                update_step(self, step)
+        with self._held:
+            for step in range(len(plan.steps)):
+                if not is_published(self._run, plan, plan.first_version + step + 1):
+                    check_stop()
+                    wait_until(partial(self._run.history.is_committed, plan.stage, plan.epoch, step))
+                    update_step(self, step)
 
     def update_step(self, step: int) -> None:
         """Make the version that follows from one committed step, and publish it."""
@@ -81,18 +86,13 @@ class EpochUpdates:
             publish_directory(directory, run.policy(version))
         self._trainer = trainer
 
-    def _trainer_at(self, version: int) -> Trainer:
+    def _trainer_at(self, version: int) -> Trainer | RankGroup:
         """The trainer at `version`: the one in memory, which an update that fails must not be taken from again."""
         trainer, self._trainer = self._trainer, None
         if trainer is not None and trainer.progress.version == version:
             return trainer
-        settings = self._run.settings
-        return Trainer(
-            checked_policy(self._run, version),
-            settings.update,
-            temperature=settings.rollout.temperature,
-            device=settings.policy.device,
-        )
+        self._held.close()
+        return open_trainer(self._run, version, self._held)
 
     def _check_staleness(self, sampled_by: list[int], version: int) -> None:
         staleness = version - min(sampled_by)

@@ -10,6 +10,7 @@ from torch import Tensor
 from srpo_core.policy.advantages import REWARD_TOLERANCE
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.losses import LossSums
+from srpo_core.policy.ranks.processes import Ranks
 
 
 @dataclass
@@ -35,6 +36,13 @@ class UpdateTotals:
         self.entropy += entropy.sum().item()
         if not self.gradient_norms:  # before the first optimizer step the policy is the one that was loaded
             self.largest_difference = max(self.largest_difference, sums.largest_difference.item())
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Count what every process counted. Gradient norms are those of the whole gradient in each already."""
+        sums = [self.tokens, self.loss, self.clipped_low, self.clipped_high, self.approximate_kl, self.entropy]
+        tokens, self.loss, self.clipped_low, self.clipped_high, self.approximate_kl, self.entropy = ranks.sums(sums)
+        self.tokens = int(tokens)
+        (self.largest_difference,) = ranks.maxima([self.largest_difference])
 
 
 def zero_variance_share(values: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> float:

@@ -84,12 +84,15 @@ def prefix_forest(sequences: Sequence[Ids]) -> tuple[list[Rows], int]:
     return nodes, count
 
 
-def micro_batches(sequences: Sequence[Ids], token_budget: int, *, attention_cost: float) -> list[Rows]:
+def micro_batches(
+    sequences: Sequence[Ids], token_budget: int, *, attention_cost: float, multiple_of: int = 1
+) -> list[Rows]:
     """Places 0..N-1 of `sequences` in micro-batches of at most `token_budget` distinct tokens, alike in cost.
 
     As few as the budget allows, neighbours in lexicographic order together since they share their beginnings, and cut
     so that the dearest costs least. A token costs 1, and a sequence of L tokens `attention_cost` * L * L more. One
-    longer than the budget gets a micro-batch of its own. The same sequences are always packed the same way.
+    longer than the budget gets a micro-batch of its own. `multiple_of` rounds up how many there may be, so that so
+    many processes get as many each. The same sequences are always packed the same way.
     """
     order = _lexicographic(sequences)
     shared = _shared_with_neighbour(sequences, order)
@@ -110,11 +113,11 @@ def micro_batches(sequences: Sequence[Ids], token_budget: int, *, attention_cost
 
     if not order:
         return []
-    fewest = len(cuts(float("inf")))
+    most = -(-len(cuts(float("inf"))) // multiple_of) * multiple_of
     low, high = 0.0, float(sum(lengths) + sum(attention))
     for _ in range(BALANCE_ROUNDS):
         middle = (low + high) / 2
-        low, high = (low, middle) if len(cuts(middle)) <= fewest else (middle, high)
+        low, high = (low, middle) if len(cuts(middle)) <= most else (middle, high)
     return [np.array(part, dtype=np.int64) for part in np.split(np.array(order), cuts(high)[1:])]
 
 

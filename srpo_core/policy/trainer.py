@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from srpo_core.policy import checkpoints
+from srpo_core.policy import checkpoints, lora
 from srpo_core.policy.advantages import group_advantages
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.errors import PolicyError
@@ -16,6 +17,10 @@ from srpo_core.policy.losses import clipped_loss_sums
 from srpo_core.policy.metrics import UpdateTotals, update_metrics
 from srpo_core.policy.model import load_model, load_tokenizer, unsampled_token_ids
 from srpo_core.policy.packing import PackedRollouts, micro_batches, model_inputs, pack
+from srpo_core.policy.ranks.processes import ALONE, Ranks, share_of
+from srpo_core.policy.ranks.sharding import shard, whole
+from srpo_core.policy.recompute import recompute_layers
+from srpo_core.policy.schedules import learning_rate_share
 from srpo_core.policy.scorer import Scorer, attention_cost
 from srpo_core.seeds import generator
 from srpo_core.settings.update import UpdateSettings
@@ -26,16 +31,31 @@ Rows = npt.NDArray[np.int64]
 class Trainer:
     """Holds the policy, its optimizer and how far it has come. Works in float32."""
 
-    def __init__(self, checkpoint: Path, settings: UpdateSettings, *, temperature: float, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        settings: UpdateSettings,
+        *,
+        temperature: float,
+        device: str = "cpu",
+        base: Path | None = None,
+        adapter_seed: int = 0,
+        ranks: Ranks = ALONE,
+    ) -> None:
         """Start from `checkpoint`: a published version, or a bare model, which begins as version 0.
 
+        With LoRA `base` is the directory of the weights that stand still, and `adapter_seed` draws the adapter of a
+        bare model. Of several `ranks` each makes a trainer of its own, and calls each method when the others do.
         Raises PolicyError when it cannot be loaded.
         """
         self._settings = settings
-        self._model = load_model(checkpoint, device=device)
+        self._ranks = ranks
+        self._model = self._open(checkpoint, base, adapter_seed, device="cpu" if ranks.size > 1 else device)
         self._tokenizer = load_tokenizer(checkpoint)
-        self._scorer = Scorer(self._model, temperature=temperature, unsampled=unsampled_token_ids(self._tokenizer))
         self._attention_cost = attention_cost(self._model)
+        self._scorer = Scorer(self._model, temperature=temperature, unsampled=unsampled_token_ids(self._tokenizer))
+        if ranks.size > 1:
+            shard(self._scorer, self._model, device=device, compute=torch.float32)
         self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._parameters,
@@ -45,13 +65,21 @@ class Trainer:
             fused=True,
         )
         self.progress = checkpoints.Progress(version=0, optimizer_steps=0)
-        if any((checkpoint / name).exists() for name in (checkpoints.PROGRESS_FILE, checkpoints.OPTIMIZER_FILE)):
+        if (checkpoint / checkpoints.PROGRESS_FILE).exists() or checkpoints.has_optimizer(checkpoint):
             self.progress = checkpoints.load_progress(checkpoint)
-            checkpoints.load_optimizer(checkpoint, self._model, self._optimizer)
+            checkpoints.load_optimizer(checkpoint, self._model, self._optimizer, ranks=ranks)
 
     def save(self, directory: Path) -> None:
         """Write the present version into `directory`, which the caller publishes."""
-        checkpoints.save(directory, self._model, self._tokenizer, self._optimizer, self.progress)
+        checkpoints.save(
+            directory,
+            self._model,
+            self._tokenizer,
+            self._optimizer,
+            self.progress,
+            adapter=self._settings.lora,
+            ranks=self._ranks,
+        )
 
     def update(self, batch: RolloutBatch, *, seed: int) -> dict[str, float]:
         """Make the next version from one step's rollouts; gives the metrics of the step, named as TRL's.
@@ -70,6 +98,7 @@ class Trainer:
             version=self.progress.version + 1,
             optimizer_steps=self.progress.optimizer_steps + len(totals.gradient_norms),
         )
+        totals.add_up(self._ranks)
         return update_metrics(batch, advantages, totals)
 
     def score(self, batch: RolloutBatch) -> list[npt.NDArray[np.float32]]:
@@ -100,9 +129,13 @@ class Trainer:
             return
         loss_tokens = int(batch.completion_lengths[rows].sum())
         self._optimizer.zero_grad()
-        for part in self.micro_batches(batch, learned):
+        parts, empty = share_of(self.micro_batches(batch, learned), self._ranks)
+        for part in parts:
             logprobs, entropy = self._scorer(_packed(batch, part))
             self._loss(batch, part, advantages, logprobs, entropy, loss_tokens, totals).backward()
+        for _ in range(empty):
+            logprobs, _ = self._scorer(_packed(batch, learned[[batch.lengths[learned].argmin()]]))
+            (logprobs.sum() * 0.0).backward()
         self._apply(totals)
 
     def _adds_to_the_gradient(self, advantages: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -117,7 +150,12 @@ class Trainer:
     def micro_batches(self, batch: RolloutBatch, rows: Rows) -> list[Rows]:
         """The step's `rows` in the parts that go through the model at once."""
         inputs = model_inputs([batch.prompts[row] for row in rows], [batch.completions[row] for row in rows])
-        parts = micro_batches(inputs, self._settings.micro_batch_tokens, attention_cost=self._attention_cost)
+        parts = micro_batches(
+            inputs,
+            self._settings.micro_batch_tokens,
+            attention_cost=self._attention_cost,
+            multiple_of=self._ranks.size,
+        )
         return [rows[part] for part in parts]
 
     def _loss(
@@ -146,7 +184,7 @@ class Trainer:
 
     def _apply(self, totals: UpdateTotals) -> None:
         """Clip the gradient, set the learning rate, step. Raises PolicyError when the gradient is not finite."""
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm))
         if not torch.isfinite(norm):
             raise PolicyError(
                 f"the gradient of version {self.progress.version + 1} is not finite; nothing was published: "
@@ -157,10 +195,24 @@ class Trainer:
         totals.gradient_norms.append(float(norm))
 
     def _set_learning_rate(self, optimizer_steps_taken: int) -> None:
-        warmup = self._settings.warmup_steps
-        share = min(1.0, (optimizer_steps_taken + 1) / warmup) if warmup else 1.0
+        share = learning_rate_share(
+            optimizer_steps_taken,
+            warmup_steps=self._settings.warmup_steps,
+            decay_steps=self._settings.decay_steps,
+            final_share=self._settings.final_learning_rate_share,
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * share
+
+    def _open(self, checkpoint: Path, base: Path | None, adapter_seed: int, *, device: str) -> PreTrainedModel:
+        settings = self._settings
+        if settings.lora is None:
+            model = load_model(checkpoint, device=device)
+        else:
+            model = lora.load_model_with_adapter(checkpoint, base, settings.lora, seed=adapter_seed, device=device)
+        if settings.gradient_checkpointing:
+            recompute_layers(model)
+        return model
 
 
 def _packed(batch: RolloutBatch, rows: Rows) -> PackedRollouts:

@@ -1,0 +1,41 @@
+"""What makes a run's updates: a trainer in this process, or a group of processes that each hold a share."""
+
+from contextlib import ExitStack
+
+from flows.policies import checked_policy
+from flows.runs import Run
+from srpo_core.policy.ranks.group import RankGroup
+from srpo_core.policy.trainer import Trainer
+from storage.files import temporary_directory
+
+RANKS_LOG = "ranks.log"
+
+
+def open_trainer(run: Run, version: int, held: ExitStack) -> Trainer | RankGroup:
+    """A trainer at a published version, as the settings want it; closing `held` ends the processes that it has.
+
+    Raises RunError for weights that are not what was published, PolicyError when the trainer cannot begin.
+    """
+    settings = run.settings
+    checkpoint = checked_policy(run, version)
+    # With LoRA the version's own weights are merged: what stands still is the base, which is never pruned.
+    base = checkpoint if settings.update.lora is None else checked_policy(run, 0)
+    if settings.update.parallel.size == 1:
+        return Trainer(
+            checkpoint,
+            settings.update,
+            temperature=settings.rollout.temperature,
+            device=settings.policy.device,
+            base=base,
+        )
+    group = RankGroup(
+        checkpoint,
+        settings.update,
+        temperature=settings.rollout.temperature,
+        device=settings.policy.device,
+        threads=settings.policy.threads,
+        base=base,
+        exchange=held.enter_context(temporary_directory(run.history.tmp_root)),
+        log=run.directory / RANKS_LOG,
+    )
+    return held.enter_context(group)
