@@ -1,5 +1,7 @@
 """Gradient checkpointing: activations inside a layer are computed again in the backward pass instead of kept."""
 
+import warnings
+
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -18,6 +20,8 @@ def recompute_layers(model: PreTrainedModel) -> None:
             f"models of type {model.config.model_type} cannot recompute their layers: set "
             "update.gradient_checkpointing to false"
         )
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the name, which goes with transformers 6
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     for layer in layers:
         layer.training = True

@@ -1,10 +1,5 @@
 """An update by two processes is that of one: real processes on gloo, each test a group of its own."""
 
-import os
-import select
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,14 +21,15 @@ from srpo_core.settings.update import UpdateSettings
 
 pytestmark = pytest.mark.slow
 Batches = Callable[..., RolloutBatch]
-# Decays of 0 make a step the gradient's sign, which tells nothing of its size: these are near a real run's.
 SETTINGS = UpdateSettings(
     learning_rate=1e-3, weight_decay=0.01, micro_batch_tokens=40, parallel=ParallelSettings(processes=2)
 )
 
 
 @contextmanager
-def group_of(checkpoint: Path, tmp_path: Path, settings: UpdateSettings = SETTINGS, **options: Any) -> Iterator[RankGroup]:
+def group_of(
+    checkpoint: Path, tmp_path: Path, settings: UpdateSettings = SETTINGS, **options: Any
+) -> Iterator[RankGroup]:
     exchange = tmp_path / "exchange"
     exchange.mkdir(exist_ok=True)
     made = {"temperature": 1.0, "device": "cpu", "threads": 1, "base": checkpoint} | options
@@ -46,11 +42,11 @@ def weights(directory: Path) -> torch.Tensor:
     return torch.cat([stored[name].flatten() for name in sorted(stored)])
 
 
-def moments(directory: Path, llama: Path) -> torch.Tensor:
-    """All second moments of a checkpoint, also one of shares, as a trainer alone reads them."""
-    trainer = Trainer(directory, SETTINGS, temperature=1.0)
-    states = trainer._optimizer.state
-    return torch.cat([states[p]["exp_avg_sq"].flatten() for p in trainer._parameters])
+def moments(directory: Path, tmp_path: Path) -> torch.Tensor:
+    """All second moments of a checkpoint, also one of shares, as a process alone writes what it has read."""
+    Trainer(directory, SETTINGS, temperature=1.0).save(place := tmp_path / f"{directory.name}-read")
+    stored = load_file(place / "optimizer.safetensors")
+    return torch.cat([stored[name].flatten() for name in sorted(stored) if name.endswith("/exp_avg_sq")])
 
 
 def one_row(batch: RolloutBatch) -> RolloutBatch:
@@ -81,7 +77,9 @@ def test_two_processes_make_the_versions_of_one_and_hand_over_both_ways(
     alone.save(tmp_path / "one")
     assert float((weights(tmp_path / "two") - weights(llama)).abs().max()) > 1e-3
     assert float((weights(tmp_path / "two") - weights(tmp_path / "one")).abs().max()) < 1e-5
-    assert torch.allclose(moments(tmp_path / "two", llama), moments(tmp_path / "one", llama), rtol=1e-3, atol=1e-9)
+    assert torch.allclose(
+        moments(tmp_path / "two", tmp_path), moments(tmp_path / "one", tmp_path), rtol=1e-3, atol=1e-9
+    )
     names = {path.name for path in (tmp_path / "one").iterdir()}
     assert {path.name for path in (tmp_path / "two").iterdir()} == names - {"optimizer.safetensors"} | {"optimizer"}
 
@@ -96,3 +94,22 @@ def test_two_processes_make_the_versions_of_one_and_hand_over_both_ways(
     alone.save(tmp_path / "end")
     for place in ("one-of-two", "two-of-one"):
         assert float((weights(tmp_path / place) - weights(tmp_path / "end")).abs().max()) < 1e-5
+
+
+def test_an_adapter_is_trained_by_two_as_by_one_and_handed_over(
+    llama: Path, tmp_path: Path, make_batch: Batches
+) -> None:
+    settings = SETTINGS.model_copy(update={"lora": LoraSettings(rank=3), "gradient_checkpointing": True})
+    Trainer(llama, settings, temperature=1.0, adapter_seed=1).save(base := tmp_path / "base")
+    alone = Trainer(base, settings, temperature=1.0, base=base)
+    with group_of(base, tmp_path, settings) as group:
+        for seed in range(3):
+            same_metrics(group.update(make_batch(seed=seed), seed=seed), alone.update(make_batch(seed=seed), seed=seed))
+        (tmp_path / "two").mkdir()
+        group.save(tmp_path / "two")
+    alone.save(tmp_path / "one")
+    assert float((weights(tmp_path / "two") - weights(base)).abs().max()) > 1e-4
+    assert float((weights(tmp_path / "two") - weights(tmp_path / "one")).abs().max()) < 1e-5
+    (tmp_path / "two" / "optimizer" / "shard-00002-model-00001-of-00001.safetensors").unlink()
+    with pytest.raises(PolicyError, match="not whole"):
+        Trainer(tmp_path / "two", settings, temperature=1.0, base=base)
