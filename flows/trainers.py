@@ -19,7 +19,7 @@ def open_trainer(run: Run, version: int, held: ExitStack) -> Trainer | RankGroup
     settings = run.settings
     checkpoint = checked_policy(run, version)
     # With LoRA the version's own weights are merged: what stands still is the base, which is never pruned.
-    base = checkpoint if settings.update.lora is None else checked_policy(run, 0)
+    base = checkpoint if settings.update.lora.rank is None else checked_policy(run, 0)
     if settings.update.parallel.size == 1:
         return Trainer(
             checkpoint,

@@ -180,7 +180,7 @@ def _require_same(place: Path, stored: dict[str, TensorStorageMetadata], paramet
         if name not in parameters:
             raise PolicyError(f"{place} holds moments of {name}, which this model does not have")
         if moment != "step" and value.size != parameters[name].shape:
-            raise PolicyError(f"{place} holds moments of {name} in another shape than the model's")
+            raise PolicyError(f"{place} holds moments of {name} in another shape than the model's, or lacks a file")
     kinds = {key.rpartition("/")[2] for key in stored}
     if lost := sorted({name for name in parameters for kind in kinds if f"{name}/{kind}" not in stored}):
         raise PolicyError(f"{place} is not whole: it lacks the moments of {', '.join(lost)}")

@@ -77,7 +77,7 @@ class Trainer:
             self._tokenizer,
             self._optimizer,
             self.progress,
-            adapter=self._settings.lora,
+            adapter=self._settings.lora if self._settings.lora.rank else None,
             ranks=self._ranks,
         )
 
@@ -206,7 +206,7 @@ class Trainer:
 
     def _open(self, checkpoint: Path, base: Path | None, adapter_seed: int, *, device: str) -> PreTrainedModel:
         settings = self._settings
-        if settings.lora is None:
+        if settings.lora.rank is None:
             model = load_model(checkpoint, device=device)
         else:
             model = lora.load_model_with_adapter(checkpoint, base, settings.lora, seed=adapter_seed, device=device)

@@ -11,8 +11,8 @@ class LoraSettings(Section):
     """LoRA (arXiv 2106.09685), through peft: `pip install "srpo[lora]"`. There is no dropout: the loss needs the very
     probabilities that the rollouts were sampled with."""
 
-    rank: PositiveInt = 16
-    """Rank of each weight's change."""
+    rank: PositiveInt | None = None
+    """Rank of each weight's change, such as 16; null: no adapter, the whole model is trained."""
     alpha: Annotated[float, Field(gt=0)] = 32.0
     """The change is scaled by alpha / rank."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"

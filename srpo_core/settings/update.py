@@ -45,6 +45,5 @@ class UpdateSettings(Section):
     gradient_checkpointing: bool = False
     """Keep only what goes in between the layers, and compute each layer again in the backward pass: less memory for
     about a third more arithmetic, and the same gradient."""
-    lora: LoraSettings | None = None
-    """Train an adapter of low rank instead of the whole model."""
+    lora: LoraSettings = LoraSettings()
     parallel: ParallelSettings = ParallelSettings()

@@ -158,6 +158,6 @@ def test_a_damaged_adapter_is_refused_with_its_place(version_0: Path, version_2:
 
 
 def test_layers_that_are_not_there_are_named(llama: Path) -> None:
-    settings = UpdateSettings(lora=LoraSettings(targets=("nope",)))
+    settings = UpdateSettings(lora=LoraSettings(rank=2, targets=("nope",)))
     with pytest.raises(PolicyError, match="nope"):
         trainer_of(llama, settings=settings)

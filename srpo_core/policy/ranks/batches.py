@@ -3,6 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def read_batch(path: Path) -> RolloutBatch:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             values = {field.name: _value(arrays, field.name) for field in fields(RolloutBatch)}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise PolicyError(f"{path}: the step's rollouts cannot be read ({error}): do all machines see it?") from error
     return RolloutBatch(**values)
 

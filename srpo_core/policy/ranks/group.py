@@ -93,7 +93,7 @@ class RankGroup:
             self._process.stdin.write((json.dumps({"do": what} | values) + "\n").encode())
             self._process.stdin.flush()
             line = self._process.stdout.readline()
-        except OSError:  # the pipe's other end is gone
+        except (OSError, ValueError):  # the pipe's other end is gone, or was closed here when it went
             line = b""
         reply: dict[str, Any] = json.loads(line) if line else {"error": None}
         if "error" in reply:
@@ -130,6 +130,16 @@ def start(
         stderr=output,
         start_new_session=True,
     )
+
+
+def join(parallel: ParallelSettings, *, node: int, threads: int, log: Path) -> None:
+    """This machine's processes of one group, from its start to its end; what they print goes to `log`."""
+    with log.open("wb") as output:
+        process = start(parallel, node=node, threads=threads, output=output)
+    try:
+        process.wait()
+    finally:
+        end(process)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
