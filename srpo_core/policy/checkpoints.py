@@ -15,15 +15,19 @@ import hashlib
 import json
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_shares
+from torch.distributed.checkpoint.state_dict_saver import save as save_shares
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from srpo_core.policy import lora
@@ -69,7 +73,7 @@ def save(
                 weights = lora.merged(model, weights)
             model.save_pretrained(directory, state_dict=weights)
         _save_moments(directory, model, optimizer, ranks)
-    except (SafetensorError, dcp.CheckpointException) as error:
+    except (SafetensorError, CheckpointException) as error:
         raise PolicyError(f"{directory}: the checkpoint was not written ({error}): make room and resume") from error
     if ranks.leads:
         (directory / PROGRESS_FILE).write_text(json.dumps(asdict(progress)) + "\n")
@@ -104,15 +108,15 @@ def load_optimizer(
     if not place.exists():
         raise PolicyError(f"{place} is missing; resume from another version")
     try:
-        reader = dcp.HuggingFaceStorageReader(str(place if shares else directory))
+        reader = HuggingFaceStorageReader(str(place if shares else directory))
         stored = _stored_moments(place, reader.read_metadata())
         parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         _require_same(place, stored, parameters)
         moments = {key: _room_for(key, parameters) for key in stored}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(moments, storage_reader=reader, no_dist=ranks.size == 1)
-    except (OSError, SafetensorError, dcp.CheckpointException, ValueError, KeyError) as error:
+            load_shares(moments, storage_reader=reader, no_dist=ranks.size == 1)
+    except (OSError, SafetensorError, CheckpointException, ValueError, KeyError) as error:
         raise PolicyError(f"{place} cannot be read ({error}); resume from another version") from error
     states: dict[Tensor, dict[str, Tensor]] = {}
     for key, value in moments.items():
@@ -158,7 +162,7 @@ def _save_moments(directory: Path, model: PreTrainedModel, optimizer: torch.opti
     place = directory / OPTIMIZER_DIRECTORY
     place.mkdir(exist_ok=True)
     if moments:
-        dcp.save(moments, storage_writer=dcp.HuggingFaceStorageWriter(str(place), save_distributed=True))
+        save_shares(moments, storage_writer=HuggingFaceStorageWriter(str(place), save_distributed=True))
 
 
 def _stored_moments(place: Path, metadata: Metadata) -> dict[str, TensorStorageMetadata]:
@@ -174,7 +178,7 @@ def _stored_moments(place: Path, metadata: Metadata) -> dict[str, TensorStorageM
     return stored
 
 
-def _require_same(place: Path, stored: dict[str, TensorStorageMetadata], parameters: dict[str, Tensor]) -> None:
+def _require_same(place: Path, stored: dict[str, TensorStorageMetadata], parameters: Mapping[str, Tensor]) -> None:
     for key, value in stored.items():
         name, _, moment = key.rpartition("/")
         if name not in parameters:
@@ -186,7 +190,7 @@ def _require_same(place: Path, stored: dict[str, TensorStorageMetadata], paramet
         raise PolicyError(f"{place} is not whole: it lacks the moments of {', '.join(lost)}")
 
 
-def _room_for(key: str, parameters: dict[str, Tensor]) -> Tensor:
+def _room_for(key: str, parameters: Mapping[str, Tensor]) -> Tensor:
     name, _, moment = key.rpartition("/")
     parameter = parameters[name]
     if moment == "step":

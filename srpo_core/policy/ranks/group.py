@@ -160,7 +160,8 @@ def _reason(log: str) -> str:
     """What a group's log says of its end."""
     if told := _TOLD.search(log):
         return f"rank {told[1]}: {told[2]}"
-    if ended := _ENDED.search(log):
+    # torchrun ends the others when one has died, and tells of all; what was first stands under this heading.
+    if ended := _ENDED.search(log.rpartition("Root Cause")[2]):
         rank, status = int(ended[1]), int(ended[2])
         return f"rank {rank} was killed by {signal.Signals(-status).name}" if status < 0 else f"rank {rank} failed"
     lines: Sequence[str] = log.strip().splitlines()
