@@ -24,13 +24,22 @@ LEAST_COLUMNS = 2048
 class Head:
     """What turns hidden states into the logits that tokens are drawn from.
 
-    weight (V, H) and bias (V,) or None, any float dtype; unsampled int64 (U,): tokens that are never drawn.
+    weight (V, H) and bias (V,) or None, any float dtype; unsampled int64 (U,): tokens that are never drawn. Products
+    are taken of factors rounded to `factors` where that is given; their sums and results are float32 all the same.
     """
 
     weight: Tensor
     bias: Tensor | None
     temperature: float
     unsampled: Tensor
+    factors: torch.dtype | None = None
+
+    def product(self, one: Tensor, other: Tensor) -> Tensor:
+        """The matrix product of two matrices, float32, or float64 when both are."""
+        if self.factors is not None and one.is_cuda:
+            return torch.mm(one.to(self.factors), other.to(self.factors), out_dtype=torch.float32)
+        dtype = torch.float64 if one.dtype == other.dtype == torch.float64 else torch.float32
+        return torch.mm(one.to(dtype), other.to(dtype))
 
 
 def token_statistics(
@@ -82,10 +91,10 @@ class _Blocks:
         return self.count * len(self.head.weight) <= self.elements
 
     def logits(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, block: _Block) -> Tensor:
-        logits: Tensor = _product(hidden[block.rows], weight[block.columns].t())
+        logits = self.head.product(hidden[block.rows], weight[block.columns].t())
         if bias is not None:
-            logits += bias[block.columns]
-        logits /= self.head.temperature
+            logits.add_(bias[block.columns])
+        logits.div_(self.head.temperature)
         unsampled = self.unsampled(block)
         if len(unsampled):
             logits.index_fill_(1, unsampled, -torch.inf)
@@ -119,8 +128,8 @@ class _Statistics(torch.autograd.Function):
             largest = torch.maximum(previous, logits.amax(1))
             shrunk = torch.exp(previous - largest)
             exponentials = torch.exp(logits - largest[:, None])
-            kept = logits if blocks.single and any(ctx.needs_input_grad) else None
-            finite = logits if not len(blocks.unsampled(block)) else logits.clamp(min=torch.finfo(dtype).min)
+            kept = logits.clone() if blocks.single and any(ctx.needs_input_grad) else None
+            finite = logits.index_fill_(1, blocks.unsampled(block), 0.0)  # 0 * -inf would be NaN
             total[block.rows] = total[block.rows] * shrunk + exponentials.sum(1)
             weighted[block.rows] = weighted[block.rows] * shrunk + torch.linalg.vecdot(exponentials, finite)
             maximum[block.rows] = largest
@@ -136,6 +145,7 @@ class _Statistics(torch.autograd.Function):
         for_logprobs, for_entropy = gradients
         hidden, weight, bias, normalizer, entropy, kept = ctx.saved_tensors
         blocks: _Blocks = ctx.blocks
+        product = blocks.head.product
         needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
         to_hidden = torch.zeros_like(hidden, dtype=normalizer.dtype) if needs_hidden else None
         to_weight = torch.zeros_like(weight) if needs_weight else None
@@ -149,7 +159,7 @@ class _Statistics(torch.autograd.Function):
             factor = share[block.rows, None]
             to_logits = all_logprobs.exp()
             if for_entropy is not None:  # dH/dz_v = -p_v (log p_v + H)
-                finite = all_logprobs.clamp_(min=torch.finfo(all_logprobs.dtype).min)
+                finite = all_logprobs.index_fill_(1, blocks.unsampled(block), 0.0)
                 factor = factor + for_entropy[block.rows, None] * (finite + entropy[block.rows, None])
             to_logits.mul_(factor).neg_()
             if for_logprobs is not None:
@@ -157,18 +167,9 @@ class _Statistics(torch.autograd.Function):
                 to_logits.index_put_((row, column), for_logprobs[chosen], accumulate=True)
             to_logits /= blocks.head.temperature
             if to_hidden is not None:
-                to_hidden[block.rows] += _product(to_logits.to(hidden.dtype), weight[block.columns])
+                to_hidden[block.rows] += product(to_logits, weight[block.columns])
             if to_weight is not None:
-                to_weight[block.columns] += _product(to_logits.to(hidden.dtype).t(), hidden[block.rows])
+                to_weight[block.columns] += product(to_logits.t(), hidden[block.rows])
             if to_bias is not None:
                 to_bias[block.columns] += to_logits.sum(0)
         return None if to_hidden is None else to_hidden.to(hidden.dtype), to_weight, to_bias, None
-
-
-def _product(one: Tensor, other: Tensor) -> Tensor:
-    """The matrix product with float32 sums and a float32 result, whatever the dtype of its factors."""
-    if one.dtype in (torch.float32, torch.float64):
-        return one @ other
-    if one.is_cuda:
-        return torch.mm(one, other, out_dtype=torch.float32)
-    return one.float() @ other.float()

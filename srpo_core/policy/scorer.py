@@ -45,7 +45,7 @@ class Scorer(torch.nn.Module):
             else:
                 grid = body(input_ids=packed.tokens[packed.grid], use_cache=False)[0]
                 hidden = grid.flatten(0, 1).index_select(0, packed.places)
-        head = Head(head.weight, getattr(head, "bias", None), self._temperature, self.unsampled)
+        head = Head(head.weight, getattr(head, "bias", None), self._temperature, self.unsampled, self._autocast)
         return token_statistics(hidden, head, packed.predictors, packed.targets)
 
 
