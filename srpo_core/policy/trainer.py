@@ -15,7 +15,7 @@ from srpo_core.policy.errors import PolicyError
 from srpo_core.policy.losses import clipped_loss_sums
 from srpo_core.policy.metrics import UpdateTotals, update_metrics
 from srpo_core.policy.model import load_model, load_tokenizer, unsampled_token_ids
-from srpo_core.policy.packing import PackedRollouts, micro_batches, model_inputs, pack
+from srpo_core.policy.packing import PackedRollouts, micro_batches, model_inputs
 from srpo_core.policy.scorer import Scorer, attention_cost
 from srpo_core.seeds import generator
 from srpo_core.settings.update import UpdateSettings
@@ -77,7 +77,7 @@ class Trainer:
         scores: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(batch.rewards)
         for rows in self.micro_batches(batch, np.arange(len(batch.rewards))):
             with torch.no_grad():
-                logprobs, _ = self._scorer(_packed(batch, rows))
+                logprobs, _ = self._scorer(self._packed(batch, rows))
             for row, values in zip(rows, logprobs.cpu().split(batch.completion_lengths[rows].tolist()), strict=True):
                 scores[row] = values.numpy()
         return scores
@@ -101,7 +101,7 @@ class Trainer:
         loss_tokens = int(batch.completion_lengths[rows].sum())
         self._optimizer.zero_grad()
         for part in self.micro_batches(batch, learned):
-            logprobs, entropy = self._scorer(_packed(batch, part))
+            logprobs, entropy = self._scorer(self._packed(batch, part))
             self._loss(batch, part, advantages, logprobs, entropy, loss_tokens, totals).backward()
         self._apply(totals)
 
@@ -162,6 +162,5 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * share
 
-
-def _packed(batch: RolloutBatch, rows: Rows) -> PackedRollouts:
-    return pack([batch.prompts[row] for row in rows], [batch.completions[row] for row in rows])
+    def _packed(self, batch: RolloutBatch, rows: Rows) -> PackedRollouts:
+        return self._scorer.pack([batch.prompts[row] for row in rows], [batch.completions[row] for row in rows])
