@@ -18,7 +18,7 @@ from srpo_core.policy.trainer import Trainer
 from srpo_core.settings.update import UpdateSettings
 
 # So small a rate that every repetition learns from the same policy.
-SETTINGS = UpdateSettings(learning_rate=1e-12, scale_by_std=False, mask_truncated=False)
+SETTINGS = UpdateSettings(learning_rate=1e-12, advantage="group_mean", mask_truncated=False)
 
 
 def main() -> None:
