@@ -1,6 +1,7 @@
 """What makes a run's updates: a trainer in this process, or a group of processes that each hold a share."""
 
 from contextlib import ExitStack
+from pathlib import Path
 
 from flows.policies import checked_policy
 from flows.runs import Run
@@ -20,11 +21,15 @@ def open_trainer(run: Run, version: int, held: ExitStack) -> Trainer | RankGroup
     checkpoint = checked_policy(run, version)
     # With LoRA the version's own weights are merged: what stands still is the base, which is never pruned.
     base = checkpoint if settings.update.lora.rank is None else checked_policy(run, 0)
+    named = settings.update.kl.reference
+    reference = run.policy(0) if named is None else Path(named)
     if settings.update.parallel.size == 1:
         return Trainer(
             checkpoint,
             settings.update,
             temperature=settings.rollout.temperature,
+            longest=settings.rollout.max_new_tokens,
+            reference=reference,
             device=settings.policy.device,
             base=base,
         )
@@ -32,6 +37,8 @@ def open_trainer(run: Run, version: int, held: ExitStack) -> Trainer | RankGroup
         checkpoint,
         settings.update,
         temperature=settings.rollout.temperature,
+        longest=settings.rollout.max_new_tokens,
+        reference=reference,
         device=settings.policy.device,
         threads=settings.policy.threads,
         base=base,

@@ -4,19 +4,23 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
 from flows.metrics import Stopwatch, publish_metrics
+from flows.not_finite import report_not_finite
 from flows.plan import EpochPlan, read_plan
 from flows.policies import is_published, prune, publish_row
 from flows.progress import announce_step
-from flows.rows import training_batch
+from flows.rows import training_batch, used_rows
 from flows.runs import Run, RunError, open_run
 from flows.together import StageStoppedError, check_stop, stage_begins, wait_until
 from flows.trainers import open_trainer
+from srpo_core.policy.errors import NotFiniteError
+from srpo_core.policy.performance import performance_metrics
 from srpo_core.policy.ranks.group import RankGroup
 from srpo_core.policy.trainer import Trainer
 from srpo_core.seeds import derive_seed
@@ -73,18 +77,47 @@ class EpochUpdates:
         with stopwatch.measure("store"):
             rows = run.history.read_step(plan.stage, plan.epoch, step)
             self._check_staleness(rows["policy_version"].to_pylist(), version - 1)
-        with stopwatch.measure("update"):
-            seed = derive_seed(run.settings.seed, "update", plan.stage, plan.epoch, step)
-            metrics = trainer.update(training_batch(rows), seed=seed)
+        rows = used_rows(rows)
+        trainer, metrics = self._update(trainer, rows, step, stopwatch)
         with temporary_directory(run.history.tmp_root) as directory:
             with stopwatch.measure("checkpoint"):
                 trainer.save(directory)
-            values = metrics | stopwatch.seconds
+            values = metrics | stopwatch.seconds | {"step_time": sum(stopwatch.seconds.values())}
             publish_metrics(
                 run, "update", values, stage=plan.stage, epoch=plan.epoch, step=step, policy_version=version
             )
             publish_directory(directory, run.policy(version))
         self._trainer = trainer
+
+    def _update(
+        self, trainer: Trainer | RankGroup, rows: pa.Table, step: int, stopwatch: Stopwatch
+    ) -> tuple[Trainer | RankGroup, dict[str, float]]:
+        """The trainer with the next version, and the update's figures.
+
+        Where the update would not be finite, the next version is equal to the last: the trainer is loaded anew, since
+        the one that failed may have made a part of its optimizer steps.
+        """
+        plan, settings, batch = self._plan, self._run.settings, training_batch(rows)
+        seed = derive_seed(settings.seed, "update", plan.stage, plan.epoch, step)
+        left_out = False
+        try:
+            with stopwatch.measure("update"):
+                metrics = trainer.update(batch, seed=seed)
+        except NotFiniteError as error:
+            left_out = True
+            report_not_finite(self._run, plan, step, error, rows, trainer.progress)
+            with stopwatch.measure("load"):
+                trainer = self._trainer_at(trainer.progress.version)
+            metrics = trainer.leave_out(batch)
+        performance = performance_metrics(
+            tokens=int(batch.lengths.sum()),
+            operations=trainer.operations,
+            seconds=stopwatch.seconds["timing_s/update"],
+            device=settings.policy.device,
+        )
+        metrics["left_out/not_finite"] = float(left_out)
+        metrics["left_out/no_advantage"] = float(not left_out and not metrics["optimizer_steps"])
+        return trainer, metrics | performance
 
     def _trainer_at(self, version: int) -> Trainer | RankGroup:
         """The trainer at `version`: the one in memory, which an update that fails must not be taken from again."""

@@ -44,10 +44,14 @@ PROGRESS_FILE = "trainer.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training has come: `version` updates were made, with `optimizer_steps` optimizer steps in all."""
+    """How far training has come: `version` updates were made, with `optimizer_steps` optimizer steps in all.
+
+    `left_out` of the last updates, one after another, were not finite and changed nothing.
+    """
 
     version: int
     optimizer_steps: int
+    left_out: int = 0
 
 
 def save(

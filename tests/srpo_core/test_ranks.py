@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from srpo_core.policy.batch import RolloutBatch
-from srpo_core.policy.errors import PolicyError
+from srpo_core.policy.errors import NotFiniteError, PolicyError
 from srpo_core.policy.ranks.batches import write_batch
 from srpo_core.policy.ranks.group import RankGroup, join
 from srpo_core.policy.trainer import Trainer
@@ -222,3 +222,19 @@ def test_two_machines_that_meet_at_a_port_make_the_version_of_one(
     assert not other.is_alive()  # the end of the first machine's processes ends the others'
     alone.save(tmp_path / "one")
     assert float((weights(tmp_path / "two") - weights(tmp_path / "one")).abs().max()) < 1e-5
+
+
+def test_a_step_that_is_not_finite_is_told_by_every_process_alike(
+    llama: Path, tmp_path: Path, make_batch: Batches
+) -> None:
+    batch = make_batch(seed=12)
+    worst = int(np.flatnonzero(batch.groups == 4)[1])  # its ratio is infinite, and its advantage negative
+    broken = list(batch.logprobs)
+    broken[worst] = np.full_like(broken[worst], -3e38)
+    with group_of(llama, tmp_path) as group, pytest.raises(NotFiniteError) as told:
+        group.update(replace(batch, logprobs=broken), seed=0)
+    assert worst in told.value.rows
+    assert all(name.startswith("gradient") for name in told.value.tensors)
+    with group_of(llama, tmp_path) as group:
+        group.leave_out(batch)
+        assert (group.progress.version, group.progress.left_out) == (1, 1)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.model import load_model
-from srpo_core.policy.packing import pack
 from srpo_core.policy.recompute import recompute_layers
 from srpo_core.policy.schedules import learning_rate_share
 from srpo_core.policy.scorer import Scorer
@@ -67,7 +66,7 @@ def kept_bytes(scorer: Scorer, batch: RolloutBatch) -> int:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    packed = pack(batch.prompts, batch.completions)
+    packed = scorer.pack(batch.prompts, batch.completions)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         logprobs, _ = scorer(packed)
     logprobs.sum().backward()

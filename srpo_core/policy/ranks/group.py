@@ -14,7 +14,7 @@ from typing import IO, Any, Self
 
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.checkpoints import Progress
-from srpo_core.policy.errors import PolicyError
+from srpo_core.policy.errors import NotFiniteError, PolicyError
 from srpo_core.policy.ranks.batches import write_batch
 from srpo_core.settings.parallel import ParallelSettings
 from srpo_core.settings.update import UpdateSettings
@@ -36,14 +36,19 @@ class RankGroup:
         device: str,
         threads: int,
         base: Path,
+        longest: int | None = None,
+        same_code: bool = True,
+        reference: Path | None = None,
         exchange: Path,
         log: Path,
     ) -> None:
-        """Start the group from `checkpoint`; with LoRA `base` is the directory of the weights that stand still.
+        """Start the group from `checkpoint`; what else the update needs is as for `Trainer`.
 
         Batches go through files in `exchange`, a directory that every machine sees. What the processes print goes to
         `log`. Raises PolicyError when the group does not start.
         """
+        self.operations = 0.0
+        """Floating point operations of the last update, in all processes."""
         self._exchange, self._log, self._size = exchange, log, settings.parallel.size
         with log.open("wb") as output:
             self._process = start(settings.parallel, node=0, threads=threads, output=output, stdout=subprocess.PIPE)
@@ -52,6 +57,9 @@ class RankGroup:
                 "open",
                 checkpoint=str(checkpoint.absolute()),
                 base=str(base.absolute()),
+                longest=longest,
+                same_code=same_code,
+                reference=str(reference.absolute()) if reference is not None else None,
                 settings=settings.model_dump(mode="json"),
                 temperature=temperature,
                 device=device,
@@ -62,13 +70,13 @@ class RankGroup:
             raise
 
     def update(self, batch: RolloutBatch, *, seed: int) -> dict[str, float]:
-        """As `Trainer.update`. Raises PolicyError when a process ended or could not do it; the group is then gone."""
-        path = self._exchange / f"batch-{self.progress.version:06d}.npz"
-        write_batch(path, batch)
-        self.progress, reply = self._do("update", batch=str(path.absolute()), seed=seed)
-        path.unlink()
-        metrics: dict[str, float] = reply["metrics"]
-        return metrics
+        """As `Trainer.update`. Raises NotFiniteError as it does, PolicyError when a process
+        ended or could not do it; the group is then gone."""
+        return self._with_batch("update", batch, seed=seed)
+
+    def leave_out(self, batch: RolloutBatch) -> dict[str, float]:
+        """As `Trainer.leave_out`."""
+        return self._with_batch("leave_out", batch)
 
     def save(self, directory: Path) -> None:
         """As `Trainer.save`: every process writes its share into `directory`."""
@@ -86,6 +94,15 @@ class RankGroup:
     ) -> None:
         self.close()
 
+    def _with_batch(self, what: str, batch: RolloutBatch, **values: Any) -> dict[str, float]:
+        path = self._exchange / f"batch-{self.progress.version:06d}.npz"
+        write_batch(path, batch)
+        self.progress, reply = self._do(what, batch=str(path.absolute()), **values)
+        path.unlink()
+        self.operations = reply["operations"]
+        metrics: dict[str, float] = reply["metrics"]
+        return metrics
+
     def _do(self, what: str, **values: Any) -> tuple[Progress, dict[str, Any]]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -98,8 +115,10 @@ class RankGroup:
         reply: dict[str, Any] = json.loads(line) if line else {"error": None}
         if "error" in reply:
             self.close()
+            if "tensors" in reply:
+                raise NotFiniteError(reply["tensors"], reply["rows"])
             raise PolicyError(reply["error"] or self._what_happened())
-        return Progress(reply["version"], reply["optimizer_steps"]), reply
+        return Progress(**reply["progress"]), reply
 
     def _what_happened(self) -> str:
         """Why the group ended without a word, from its log."""

@@ -35,3 +35,8 @@ def shard(forward: nn.Module, model: PreTrainedModel, *, device: str, compute: t
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor that may lie in shares; every process must ask. Shape as the parameter's, any dtype."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def mine(tensor: Tensor) -> Tensor:
+    """This process's share of a tensor that may lie in shares."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

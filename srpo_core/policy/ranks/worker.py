@@ -6,9 +6,11 @@ that whoever started the group is gone: it is a pipe, and when its other end clo
 
     {"do": "open", …}                             begin from a checkpoint
     {"do": "update", "batch": …, "seed": …}       make the next version; the answer has its metrics
+    {"do": "leave_out", "batch": …}               make one that is equal to the last
     {"do": "save", "directory": …}                write it
 
-Every answer tells version and optimizer steps. A command that fails ends the group: the processes may have come apart.
+Every answer tells how far the training has come. A command that fails ends the group: its processes may have come
+apart.
 """
 
 import json
@@ -24,7 +26,7 @@ from typing import IO, Any
 import torch
 import torch.distributed as dist
 
-from srpo_core.policy.errors import PolicyError
+from srpo_core.policy.errors import NotFiniteError, PolicyError
 from srpo_core.policy.ranks.batches import read_batch
 from srpo_core.policy.ranks.processes import Ranks
 from srpo_core.policy.trainer import Trainer
@@ -46,7 +48,8 @@ def main() -> None:
     except (PolicyError, OSError, torch.OutOfMemoryError) as error:
         print(f"{TOLD} {ranks.rank}: {error}", file=sys.stderr, flush=True)
         if ranks.leads:
-            _reply(replies, {"error": str(error)})
+            told = {"tensors": error.tensors, "rows": error.rows} if isinstance(error, NotFiniteError) else {}
+            _reply(replies, {"error": str(error)} | told)
         os._exit(1)  # the others may wait in a collective, and so would an orderly end
 
 
@@ -61,10 +64,12 @@ def _obey(ranks: Ranks, replies: IO[str]) -> None:
         assert trainer is not None, "the first command is `open`"
         if command["do"] == "update":
             reply["metrics"] = trainer.update(read_batch(Path(command["batch"])), seed=command["seed"])
+        elif command["do"] == "leave_out":
+            reply["metrics"] = trainer.leave_out(read_batch(Path(command["batch"])))
         elif command["do"] == "save":
             trainer.save(Path(command["directory"]))
         if ranks.leads:
-            _reply(replies, asdict(trainer.progress) | reply)
+            _reply(replies, {"progress": asdict(trainer.progress), "operations": trainer.operations} | reply)
 
 
 def _open(command: dict[str, Any], ranks: Ranks) -> Trainer:
@@ -78,6 +83,9 @@ def _open(command: dict[str, Any], ranks: Ranks) -> Trainer:
         temperature=command["temperature"],
         device=device,
         base=Path(command["base"]),
+        longest=command["longest"],
+        same_code=command["same_code"],
+        reference=Path(command["reference"]) if command["reference"] else None,
         ranks=ranks,
     )
 
