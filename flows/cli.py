@@ -11,6 +11,7 @@ from flows.commands.deploy import deploy
 from flows.commands.doctor import doctor
 from flows.commands.grade import app as grade
 from flows.commands.history import history
+from flows.commands.ranks import ranks
 from flows.commands.select import select_prompts
 from flows.commands.serve import serve
 from flows.commands.sql import sql
@@ -75,6 +76,7 @@ def status(
             terminal.print_status(read_status(open_run(store, name)))
 
 
+app.command()(ranks)
 app.command()(sql)
 app.command(name="select")(select_prompts)
 app.add_typer(history, name="history")

@@ -12,6 +12,7 @@ from flows.stages import MATH
 from flows.working import working
 from srpo_core.policy.sources import policy_directory
 from srpo_core.policy.trainer import Trainer
+from srpo_core.seeds import derive_seed
 from storage.files import publish_directory, temporary_directory
 
 
@@ -56,7 +57,12 @@ def write_base_policy(run: Run) -> None:
         with temporary_directory(scratch_root) as scratch, temporary_directory(scratch_root) as directory:
             model = policy_directory(settings.policy.model, scratch, revision=settings.policy.revision)
             announce(f"base policy: {settings.policy.model}" + (f", from {model}" if model != scratch else ""))
-            trainer = Trainer(model, settings.update, temperature=settings.rollout.temperature)
+            trainer = Trainer(
+                model,
+                settings.update,
+                temperature=settings.rollout.temperature,
+                adapter_seed=derive_seed(settings.seed, "adapter"),
+            )
             trainer.save(directory)
             publish_directory(directory, run.policy(0))
     publish_row(run, 0, stage=0, epoch=0, step=0)

@@ -1,7 +1,7 @@
 """Learning: the updates of one epoch, each from the rollouts of one committed step."""
 
+from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -13,14 +13,16 @@ from flows.faults import STEP_RETRIES
 from flows.metrics import Stopwatch, publish_metrics
 from flows.not_finite import report_not_finite
 from flows.plan import EpochPlan, read_plan
-from flows.policies import checked_policy, is_published, prune, publish_row
+from flows.policies import is_published, prune, publish_row
 from flows.progress import announce_step
 from flows.rows import training_batch, used_rows
 from flows.runs import Run, RunError
 from flows.together import StageStoppedError, check_stop, wait_until
+from flows.trainers import open_trainer
 from flows.working import working
 from srpo_core.policy.errors import NotFiniteError
 from srpo_core.policy.performance import performance_metrics
+from srpo_core.policy.ranks.group import RankGroup
 from srpo_core.policy.trainer import Trainer
 from srpo_core.seeds import derive_seed
 from storage.files import publish_directory, temporary_directory
@@ -38,22 +40,24 @@ def update(store: str, run: str, stage: int, epoch: int) -> State | None:
 
 
 class EpochUpdates:
-    """The updates of one epoch. The trainer stays in memory from step to step."""
+    """The updates of one epoch. The trainer stays in memory from step to step, or the processes that it has stay up."""
 
     def __init__(self, run: Run, stage: int, epoch: int) -> None:
         torch.set_num_threads(run.settings.policy.threads)
         self._run = run
         self._plan: EpochPlan = read_plan(run, stage, epoch)
-        self._trainer: Trainer | None = None
+        self._trainer: Trainer | RankGroup | None = None
+        self._held = ExitStack()
 
     def make_missing_versions(self) -> None:
         """Every version that is not published, in order."""
         plan = self._plan
-        for step in range(len(plan.steps)):
-            if not is_published(self._run, plan, plan.first_version + step + 1):
-                check_stop()
-                wait_until(partial(self._run.history.is_committed, plan.stage, plan.epoch, step))
-                update_step(self, step)
+        with self._held:
+            for step in range(len(plan.steps)):
+                if not is_published(self._run, plan, plan.first_version + step + 1):
+                    check_stop()
+                    wait_until(partial(self._run.history.is_committed, plan.stage, plan.epoch, step))
+                    update_step(self, step)
 
     def update_step(self, step: int) -> None:
         """Make the version that follows from one committed step, and publish it."""
@@ -87,8 +91,8 @@ class EpochUpdates:
         self._trainer = trainer
 
     def _update(
-        self, trainer: Trainer, rows: pa.Table, step: int, stopwatch: Stopwatch
-    ) -> tuple[Trainer, dict[str, float]]:
+        self, trainer: Trainer | RankGroup, rows: pa.Table, step: int, stopwatch: Stopwatch
+    ) -> tuple[Trainer | RankGroup, dict[str, float]]:
         """The trainer with the next version, and the update's figures.
 
         Where the update would not be finite, the next version is equal to the last: the trainer is loaded anew, since
@@ -116,21 +120,13 @@ class EpochUpdates:
         metrics["left_out/no_advantage"] = float(not left_out and not metrics["optimizer_steps"])
         return trainer, metrics | performance
 
-    def _trainer_at(self, version: int) -> Trainer:
+    def _trainer_at(self, version: int) -> Trainer | RankGroup:
         """The trainer at `version`: the one in memory, which an update that fails must not be taken from again."""
         trainer, self._trainer = self._trainer, None
         if trainer is not None and trainer.progress.version == version:
             return trainer
-        settings, kl = self._run.settings, self._run.settings.update.kl
-        return Trainer(
-            checked_policy(self._run, version),
-            settings.update,
-            temperature=settings.rollout.temperature,
-            longest=settings.rollout.max_new_tokens,
-            same_code=settings.engine.kind == "transformers",
-            reference=Path(kl.reference) if kl.reference is not None else self._run.policy(0),
-            device=settings.policy.device,
-        )
+        self._held.close()
+        return open_trainer(self._run, version, self._held)
 
     def _check_staleness(self, sampled_by: list[int], version: int) -> None:
         staleness = version - min(sampled_by)

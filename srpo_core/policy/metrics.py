@@ -12,9 +12,24 @@ import torch
 from srpo_core.policy.advantages import REWARD_TOLERANCE
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.losses.objective import TokenReport
+from srpo_core.policy.ranks.processes import Ranks
 
 _DIFFERENCE = "sampling/sampling_logp_difference"
 _RATIO = "sampling/importance_sampling_ratio"
+
+# Every name that totals may have, in an order that all processes share.
+_SUMS = (
+    "loss",
+    "entropy",
+    "clip_ratio/low_mean",
+    "clip_ratio/high_mean",
+    "sampling/approximate_kl",
+    "kl",
+    f"{_DIFFERENCE}/mean",
+    f"{_RATIO}/mean",
+)
+_MINIMA = ("clip_ratio/low_min", f"{_RATIO}/min")
+_MAXIMA = ("clip_ratio/high_max", f"{_DIFFERENCE}/max", f"{_RATIO}/max")
 
 
 @dataclass
@@ -63,6 +78,24 @@ class UpdateTotals:
             self.minima[name] = min(self.minima.get(name, math.inf), next(told))
         for name in maxima:
             self.maxima[name] = max(self.maxima.get(name, -math.inf), next(told))
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Count what every process counted; one that computed nothing has no names of its own.
+
+        Gradient norms are those of the whole gradient in each already.
+        """
+        tokens, first = ranks.sums([self.tokens, self.first_tokens])
+        self.tokens, self.first_tokens = int(tokens), int(first)
+        for names, neutral, kept in (
+            (_SUMS, 0.0, self.sums),
+            (_MINIMA, math.inf, self.minima),
+            (_MAXIMA, -math.inf, self.maxima),
+        ):
+            sign = -1.0 if kept is self.minima else 1.0
+            values = [sign * kept.get(name, neutral) for name in names]
+            together = ranks.sums(values) if kept is self.sums else ranks.maxima(values)
+            there = ranks.maxima([float(name in kept) for name in names])
+            kept.update({n: sign * v for n, v, known in zip(names, together, there, strict=True) if known})
 
 
 def zero_variance_share(values: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> float:

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from srpo_core.policy import checkpoints
+from srpo_core.policy import checkpoints, lora
 from srpo_core.policy.advantages import advantages_of
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.errors import NotFiniteError, PolicyError
@@ -23,7 +24,11 @@ from srpo_core.policy.losses.sampling import correction
 from srpo_core.policy.memory import is_out_of_memory
 from srpo_core.policy.metrics import UpdateTotals, update_metrics
 from srpo_core.policy.model import load_model, load_tokenizer, unsampled_token_ids
-from srpo_core.policy.packing import PackedRollouts, micro_batches, model_inputs, pack
+from srpo_core.policy.packing import PackedRollouts, micro_batches, model_inputs
+from srpo_core.policy.ranks.processes import ALONE, Ranks, share_of
+from srpo_core.policy.ranks.sharding import mine, shard, whole
+from srpo_core.policy.recompute import recompute_layers
+from srpo_core.policy.schedules import learning_rate_share
 from srpo_core.policy.scorer import Scorer, attention_cost
 from srpo_core.seeds import generator
 from srpo_core.settings.update import UpdateSettings
@@ -45,11 +50,16 @@ class Trainer:
         same_code: bool = True,
         reference: Path | None = None,
         device: str = "cpu",
+        base: Path | None = None,
+        adapter_seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Start from `checkpoint`: a published version, or a bare model, which begins as version 0.
 
         `temperature` and `longest`, in tokens, are those of the sampling; `same_code` tells that the engine computes
-        as the trainer does. `reference` is loaded only where the settings give the divergence a weight. Raises
+        as the trainer does. `reference` is loaded only where the settings give the divergence a weight. With LoRA
+        `base` is the directory of the weights that stand still, and `adapter_seed` draws the adapter of a bare model.
+        Of several `ranks` each makes a trainer of its own, and calls each method when the others do. Raises
         PolicyError when a policy cannot be loaded, ValueError when the settings need what is not given.
         """
         if (settings.loss_mean == "constant" and longest is None) or (settings.kl.coefficient and reference is None):
@@ -60,15 +70,20 @@ class Trainer:
         self._token_budget = settings.micro_batch_tokens
         self.operations = 0.0
         """Floating point operations of the last update: the model's, forward and backward."""
-        self._model = load_model(checkpoint, device=device)
+        self._ranks = ranks
+        home = device if ranks.size == 1 else "cpu"  # from where each process takes its share
+        self._model = self._open(checkpoint, base, adapter_seed, device=home)
         self._tokenizer = load_tokenizer(checkpoint)
         unsampled = unsampled_token_ids(self._tokenizer)
+        self._attention_cost = attention_cost(self._model)
         self._scorer = Scorer(self._model, temperature=temperature, unsampled=unsampled)
         self._reference: Scorer | None = None
         if settings.kl.coefficient and reference is not None:
-            model = load_model(reference, device=device).requires_grad_(False)
+            model = load_model(reference, device=home).requires_grad_(False)
             self._reference = Scorer(model, temperature=temperature, unsampled=unsampled)
-        self._attention_cost = attention_cost(self._model)
+        if ranks.size > 1:
+            for scorer in (self._scorer, *([self._reference] if self._reference else ())):
+                shard(scorer, scorer.model, device=device, compute=torch.float32)
         self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._parameters,
@@ -78,13 +93,21 @@ class Trainer:
             fused=True,
         )
         self.progress = checkpoints.Progress(version=0, optimizer_steps=0)
-        if any((checkpoint / name).exists() for name in (checkpoints.PROGRESS_FILE, checkpoints.OPTIMIZER_FILE)):
+        if (checkpoint / checkpoints.PROGRESS_FILE).exists() or checkpoints.has_optimizer(checkpoint):
             self.progress = checkpoints.load_progress(checkpoint)
-            checkpoints.load_optimizer(checkpoint, self._model, self._optimizer)
+            checkpoints.load_optimizer(checkpoint, self._model, self._optimizer, ranks=ranks)
 
     def save(self, directory: Path) -> None:
         """Write the present version into `directory`, which the caller publishes."""
-        checkpoints.save(directory, self._model, self._tokenizer, self._optimizer, self.progress)
+        checkpoints.save(
+            directory,
+            self._model,
+            self._tokenizer,
+            self._optimizer,
+            self.progress,
+            adapter=self._settings.lora if self._settings.lora.rank else None,
+            ranks=self._ranks,
+        )
 
     def update(self, batch: RolloutBatch, *, seed: int) -> dict[str, float]:
         """Make the next version from one step's rollouts; gives the metrics of the step, named as TRL's.
@@ -107,6 +130,8 @@ class Trainer:
             optimizer_steps=self.progress.optimizer_steps + steps,
             left_out=0 if steps else self.progress.left_out,
         )
+        totals.add_up(self._ranks)
+        (self.operations,) = self._ranks.sums([self.operations])
         return update_metrics(batch, lesson.learned, totals)
 
     def leave_out(self, batch: RolloutBatch) -> dict[str, float]:
@@ -125,7 +150,7 @@ class Trainer:
         scores: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(batch.rewards)
         for part in self.micro_batches(batch, rows):
             with torch.no_grad():
-                logprobs, _ = scorer(_packed(batch, part))
+                logprobs, _ = scorer(self._packed(batch, part))
             for row, values in zip(part, logprobs.cpu().split(batch.completion_lengths[part].tolist()), strict=True):
                 scores[row] = values.numpy()
         return scores
@@ -179,24 +204,33 @@ class Trainer:
     def micro_batches(self, batch: RolloutBatch, rows: Rows) -> list[Rows]:
         """The step's `rows` in the parts that go through the model at once."""
         inputs = model_inputs([batch.prompts[row] for row in rows], [batch.completions[row] for row in rows])
-        parts = micro_batches(inputs, self._token_budget, attention_cost=self._attention_cost)
+        parts = micro_batches(
+            inputs, self._token_budget, attention_cost=self._attention_cost, multiple_of=self._ranks.size
+        )
         return [rows[part] for part in parts]
 
     def _backward(
         self, lesson: Lesson, rows: Rows, weights: npt.NDArray[np.float64], totals: UpdateTotals
     ) -> UpdateTotals:
-        """The gradient of `rows`, counted in `totals`. Raises NotFiniteError for a loss that is not finite."""
+        """The gradient of `rows`, counted in `totals`. Raises NotFiniteError for a loss that is not finite.
+
+        Of several processes one must not stop alone: there the gradient, which they have together, tells it.
+        """
         self._optimizer.zero_grad()
-        for part in self.micro_batches(lesson.batch, rows):
-            packed = _packed(lesson.batch, part)
+        parts, empty = share_of(self.micro_batches(lesson.batch, rows), self._ranks)
+        for part in parts:
+            packed = self._packed(lesson.batch, part)
             logprobs, entropy = self._scorer(packed)
             self._count_operations(len(packed.tokens), lesson.batch.lengths[part])
             tokens = lesson.tokens(part, weights, logprobs, entropy)
             loss, report = objective(tokens, self._settings, self._correction.importance_sampling)
             totals.add(report)
-            if not math.isfinite(totals.sums["loss"]):
+            if self._ranks.size == 1 and not math.isfinite(totals.sums["loss"]):
                 raise _not_finite_loss(report.losses.split(tokens.lengths.tolist()), part)
             loss.backward()
+        for _ in range(empty):
+            logprobs, _ = self._scorer(self._packed(lesson.batch, rows[[lesson.batch.lengths[rows].argmin()]]))
+            (logprobs.sum() * 0.0).backward()
         return totals
 
     def _count_operations(self, tokens: int, lengths: Rows) -> None:
@@ -207,14 +241,15 @@ class Trainer:
     def _within_memory(self, work: Callable[[], T]) -> T:
         """The result of `work`, done once more with half the token budget when memory runs out.
 
-        The budget stays halved from then on. Raises PolicyError when half of it is too much as well.
+        The budget stays halved from then on. Raises PolicyError when half of it is too much as well, and for one of
+        several processes at once: the others are in the middle of the work.
         """
         try:
             return work()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            if self._token_budget < self._settings.micro_batch_tokens:
+            if self._ranks.size > 1 or self._token_budget < self._settings.micro_batch_tokens:
                 raise self._out_of_memory() from error
         # Outside of the handler, for its traceback holds what did not fit.
         self._token_budget = max(1, self._token_budget // 2)
@@ -230,8 +265,9 @@ class Trainer:
 
     def _out_of_memory(self) -> PolicyError:
         budget = self._settings.micro_batch_tokens
+        again = f", and again with {self._token_budget}" if self._token_budget < budget else ""
         return PolicyError(
-            f"memory ran out with micro-batches of {budget} tokens, and again with {self._token_budget}: start a run "
+            f"memory ran out with micro-batches of {budget} tokens{again}: start a run "
             f"with update.micro_batch_tokens below {self._token_budget}, a shorter rollout.max_new_tokens or a smaller "
             "model"
         )
@@ -240,7 +276,7 @@ class Trainer:
         """Clip the gradient, set the learning rate, step. Raises NotFiniteError for a gradient that is not finite."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
+        if not torch.isfinite(whole(norm)):
             bad = self._not_finite({n: p.grad for n, p in self._model.named_parameters() if p.grad is not None})
             raise NotFiniteError(
                 {f"gradient of {name}": n for name, n in bad.items()} or {"gradient's norm": 1}, rows.tolist()
@@ -255,7 +291,7 @@ class Trainer:
             raise PolicyError(
                 "memory ran out in the optimizer's step: its two moments take twice the memory of the model's weights"
             ) from error
-        totals.gradient_norms.append(float(norm))
+        totals.gradient_norms.append(float(whole(norm)))
 
     def _refuse_weights_not_finite(self, lesson: Lesson) -> None:
         bad = self._not_finite(dict(self._model.named_parameters()))
@@ -264,22 +300,36 @@ class Trainer:
 
     def _not_finite(self, tensors: dict[str, Tensor]) -> dict[str, int]:
         """How many numbers are not finite in each tensor that has any."""
-        finite = torch.stack([torch.isfinite(tensor.detach()).all() for tensor in tensors.values()]).tolist()
-        return {
-            name: int((~torch.isfinite(tensor.detach())).sum())
-            for (name, tensor), fine in zip(tensors.items(), finite, strict=True)
-            if not fine
-        }
+        finite = torch.stack([torch.isfinite(mine(tensor.detach())).all() for tensor in tensors.values()]).tolist()
+        counts = [
+            0 if fine else int((~torch.isfinite(mine(tensor.detach()))).sum())
+            for tensor, fine in zip(tensors.values(), finite, strict=True)
+        ]
+        everywhere = self._ranks.sums([float(count) for count in counts])
+        return {name: int(count) for name, count in zip(tensors, everywhere, strict=True) if count}
 
     def _set_learning_rate(self, optimizer_steps_taken: int) -> None:
-        warmup = self._settings.warmup_steps
-        share = min(1.0, (optimizer_steps_taken + 1) / warmup) if warmup else 1.0
+        share = learning_rate_share(
+            optimizer_steps_taken,
+            warmup_steps=self._settings.warmup_steps,
+            decay_steps=self._settings.decay_steps,
+            final_share=self._settings.final_learning_rate_share,
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * share
 
+    def _open(self, checkpoint: Path, base: Path | None, adapter_seed: int, *, device: str) -> PreTrainedModel:
+        settings = self._settings
+        if settings.lora.rank is None:
+            model = load_model(checkpoint, device=device)
+        else:
+            model = lora.load_model_with_adapter(checkpoint, base, settings.lora, seed=adapter_seed, device=device)
+        if settings.gradient_checkpointing:
+            recompute_layers(model)
+        return model
 
-def _packed(batch: RolloutBatch, rows: Rows) -> PackedRollouts:
-    return pack([batch.prompts[row] for row in rows], [batch.completions[row] for row in rows])
+    def _packed(self, batch: RolloutBatch, rows: Rows) -> PackedRollouts:
+        return self._scorer.pack([batch.prompts[row] for row in rows], [batch.completions[row] for row in rows])
 
 
 def _not_finite_loss(losses: Sequence[Tensor], rows: Rows) -> NotFiniteError:

@@ -4,7 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_core.settings.section import Decay, PositiveInt, Section
+from srpo_core.settings.lora import LoraSettings
+from srpo_core.settings.parallel import ParallelSettings
+from srpo_core.settings.section import Decay, PositiveInt, Section, Share
 
 AdvantageKind = Literal["group_std", "group_mean", "leave_one_out", "batch_std", "batch_normalised"]
 PolicyLoss = Literal["clip", "gspo", "cispo"]
@@ -28,9 +30,13 @@ class UpdateSettings(Section):
     """The policy update."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
-    """AdamW's learning rate, constant after the warm-up."""
+    """AdamW's learning rate after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps over which the learning rate rises linearly to its value."""
+    decay_steps: PositiveInt | None = None
+    """Optimizer steps over which it then falls along half a cosine; none: it stays. A run does not know its end."""
+    final_learning_rate_share: Share = 0.1
+    """Where such a fall ends and stays, as a share of `learning_rate`."""
     beta1: Decay = 0.9
     """AdamW's first decay."""
     beta2: Decay = 0.95
@@ -74,6 +80,11 @@ class UpdateSettings(Section):
     """Times that a step's rollouts are gone through."""
     micro_batch_tokens: PositiveInt = 4096
     """Tokens of one forward and backward, padding included; bounds the memory, never changes the gradient."""
+    gradient_checkpointing: bool = False
+    """Keep only what goes in between the layers, and compute each layer again in the backward pass: less memory for
+    about a third more arithmetic, and the same gradient."""
+    lora: LoraSettings = LoraSettings()
+    parallel: ParallelSettings = ParallelSettings()
     not_finite_limit: PositiveInt = 3
     """An update whose loss, gradient or weights are not finite is left out; this many in a row end the run."""
 
