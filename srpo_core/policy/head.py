@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Elements of one block of logits: 32 MiB of float32, measured best of 4 to 128 on CPU cores, and enough for a GPU.
-BLOCK_ELEMENTS = 1 << 23
+# Elements of one block of logits. On a CPU 8 MiB of float32, measured best of 1 to 32: larger blocks leave the caches.
+BLOCK_ELEMENTS = 1 << 21
+CUDA_BLOCK_ELEMENTS = 1 << 27
 # Fewer columns than this make thin multiplications: tokens are split instead.
 LEAST_COLUMNS = 2048
 
@@ -24,23 +25,34 @@ LEAST_COLUMNS = 2048
 class Head:
     """What turns hidden states into the logits that tokens are drawn from.
 
-    weight (V, H) and bias (V,) or None, any float dtype; unsampled int64 (U,): tokens that are never drawn.
+    weight (V, H) and bias (V,) or None, any float dtype; unsampled int64 (U,): tokens that are never drawn. Products
+    are taken of factors rounded to `factors` where that is given; their sums and results are float32 all the same.
     """
 
     weight: Tensor
     bias: Tensor | None
     temperature: float
     unsampled: Tensor
+    factors: torch.dtype | None = None
+
+    def product(self, one: Tensor, other: Tensor) -> Tensor:
+        """The matrix product of two matrices, float32, or float64 when both are."""
+        if self.factors is not None and one.is_cuda:
+            return torch.mm(one.to(self.factors), other.to(self.factors), out_dtype=torch.float32)
+        dtype = torch.float64 if one.dtype == other.dtype == torch.float64 else torch.float32
+        return torch.mm(one.to(dtype), other.to(dtype))
 
 
 def token_statistics(
-    hidden: Tensor, head: Head, predictors: Tensor, targets: Tensor, *, block_elements: int = BLOCK_ELEMENTS
+    hidden: Tensor, head: Head, predictors: Tensor, targets: Tensor, *, block_elements: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """log pi(target) of each token, and the entropy in nats of each distribution it was drawn from; both (T,).
 
     hidden (N, H); predictors int64 (T,), which row of `hidden` predicts each token, several may share one; targets
     int64 (T,). float32, or float64 when `hidden` is; both carry gradients to `hidden` and to the head's parameters.
     """
+    if block_elements is None:
+        block_elements = CUDA_BLOCK_ELEMENTS if hidden.is_cuda else BLOCK_ELEMENTS
     rows, places = torch.unique(predictors, return_inverse=True)
     logprobs, entropy = _Statistics.apply(  # type: ignore[no-untyped-call]
         hidden.index_select(0, rows),
@@ -82,18 +94,17 @@ class _Blocks:
         return self.count * len(self.head.weight) <= self.elements
 
     def logits(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, block: _Block) -> Tensor:
-        logits: Tensor = _product(hidden[block.rows], weight[block.columns].t())
+        logits: Tensor = self.head.product(hidden[block.rows], weight[block.columns].t())
         if bias is not None:
-            logits += bias[block.columns]
-        logits /= self.head.temperature
+            logits.add_(bias[block.columns])
+        logits.div_(self.head.temperature)
         unsampled = self.unsampled(block)
-        if len(unsampled):
-            logits.index_fill_(1, unsampled, -torch.inf)
-        return logits
+        return logits.index_fill_(1, unsampled, -torch.inf) if len(unsampled) else logits
 
     def unsampled(self, block: _Block) -> Tensor:
         ids = self.head.unsampled
-        return ids[(ids >= block.columns.start) & (ids < block.columns.stop)] - block.columns.start
+        inside: Tensor = ids[(ids >= block.columns.start) & (ids < block.columns.stop)] - block.columns.start
+        return inside
 
     def targets_in(self, block: _Block) -> tuple[Tensor, Tensor, Tensor]:
         """Which targets lie in the block, and the row and the column of each inside it."""
@@ -119,8 +130,8 @@ class _Statistics(torch.autograd.Function):
             largest = torch.maximum(previous, logits.amax(1))
             shrunk = torch.exp(previous - largest)
             exponentials = torch.exp(logits - largest[:, None])
-            kept = logits if blocks.single and any(ctx.needs_input_grad) else None
-            finite = logits if not len(blocks.unsampled(block)) else logits.clamp(min=torch.finfo(dtype).min)
+            kept = logits.clone() if blocks.single and any(ctx.needs_input_grad) else None
+            finite = logits.index_fill_(1, blocks.unsampled(block), 0.0)  # 0 * -inf would be NaN
             total[block.rows] = total[block.rows] * shrunk + exponentials.sum(1)
             weighted[block.rows] = weighted[block.rows] * shrunk + torch.linalg.vecdot(exponentials, finite)
             maximum[block.rows] = largest
@@ -136,6 +147,7 @@ class _Statistics(torch.autograd.Function):
         for_logprobs, for_entropy = gradients
         hidden, weight, bias, normalizer, entropy, kept = ctx.saved_tensors
         blocks: _Blocks = ctx.blocks
+        product = blocks.head.product
         needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
         to_hidden = torch.zeros_like(hidden, dtype=normalizer.dtype) if needs_hidden else None
         to_weight = torch.zeros_like(weight) if needs_weight else None
@@ -149,7 +161,7 @@ class _Statistics(torch.autograd.Function):
             factor = share[block.rows, None]
             to_logits = all_logprobs.exp()
             if for_entropy is not None:  # dH/dz_v = -p_v (log p_v + H)
-                finite = all_logprobs.clamp_(min=torch.finfo(all_logprobs.dtype).min)
+                finite = all_logprobs.index_fill_(1, blocks.unsampled(block), 0.0)
                 factor = factor + for_entropy[block.rows, None] * (finite + entropy[block.rows, None])
             to_logits.mul_(factor).neg_()
             if for_logprobs is not None:
@@ -157,18 +169,9 @@ class _Statistics(torch.autograd.Function):
                 to_logits.index_put_((row, column), for_logprobs[chosen], accumulate=True)
             to_logits /= blocks.head.temperature
             if to_hidden is not None:
-                to_hidden[block.rows] += _product(to_logits.to(hidden.dtype), weight[block.columns])
+                to_hidden[block.rows] += product(to_logits, weight[block.columns])
             if to_weight is not None:
-                to_weight[block.columns] += _product(to_logits.to(hidden.dtype).t(), hidden[block.rows])
+                to_weight[block.columns] += product(to_logits.t(), hidden[block.rows])
             if to_bias is not None:
                 to_bias[block.columns] += to_logits.sum(0)
         return None if to_hidden is None else to_hidden.to(hidden.dtype), to_weight, to_bias, None
-
-
-def _product(one: Tensor, other: Tensor) -> Tensor:
-    """The matrix product with float32 sums and a float32 result, whatever the dtype of its factors."""
-    if one.dtype in (torch.float32, torch.float64):
-        return one @ other
-    if one.is_cuda:
-        return torch.mm(one, other, out_dtype=torch.float32)
-    return one.float() @ other.float()

@@ -6,8 +6,9 @@ prefixes, one packed token per node. The last token of a completion predicts not
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +26,17 @@ BALANCE_ROUNDS = 16
 class PackedRollouts:
     """N packed tokens of R rollouts with T completion tokens in all; every tensor int64.
 
-    tokens, positions (N,): a token and its place in its rollout. grid (R, W): the packed token at each place of each
-    rollout, 0 beyond its end. places (N,): the place of each packed token in the flattened grid, in the first rollout
-    that has it; shared_places (S,): all further places. predictors, targets (T,): for every completion token, rollouts
-    one after another, the packed token that predicts it and the token itself.
+    tokens, positions (N,): a token and its place in its rollout. spans: (rows, width) of each grid of rollouts that are
+    alike in length; layout (P,): the packed token at each place of those grids, one after another, 0 beyond a
+    rollout's end. places (N,): the place in the layout of each packed token, in the first rollout that has it;
+    shared_places (S,): its further places. predictors, targets (T,): for every completion token, in the order of the
+    rollouts given, the packed token that predicts it and the token itself.
     """
 
     tokens: Tensor
     positions: Tensor
-    grid: Tensor
+    spans: tuple[tuple[int, int], ...]
+    layout: Tensor
     places: Tensor
     shared_places: Tensor
     predictors: Tensor
@@ -41,7 +44,8 @@ class PackedRollouts:
 
     def to(self, device: torch.device) -> "PackedRollouts":
         """The same on `device`."""
-        return PackedRollouts(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 def model_inputs(prompts: Sequence[Ids], completions: Sequence[Ids]) -> list[Ids]:
@@ -49,27 +53,51 @@ def model_inputs(prompts: Sequence[Ids], completions: Sequence[Ids]) -> list[Ids
     return [np.concatenate([p, c[:-1]]) for p, c in zip(prompts, completions, strict=True)]
 
 
-def pack(prompts: Sequence[Ids], completions: Sequence[Ids]) -> PackedRollouts:
-    """The forest of prefixes of the rollouts given; no prompt may be empty."""
+def pack(prompts: Sequence[Ids], completions: Sequence[Ids], *, padding: float) -> PackedRollouts:
+    """The forest of prefixes of the rollouts given; no prompt may be empty.
+
+    A span's longest rollout is at most `padding` times longer than its shortest; with 0 every rollout is a span of its
+    own and nothing is padded.
+    """
     inputs = model_inputs(prompts, completions)
     nodes, count = prefix_forest(inputs)
-    width = max(map(len, inputs))
-    grid = np.zeros((len(inputs), width), dtype=np.int64)
-    inside = np.zeros(grid.shape, dtype=bool)
-    for row, members in enumerate(nodes):
-        grid[row, : len(members)] = members
-        inside[row, : len(members)] = True
-    used = np.flatnonzero(inside)
-    _, first = np.unique(grid.flat[used], return_index=True)
-    places = used[first]
-    tokens = np.empty(count, dtype=np.int64)
+    tokens, positions = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
     for members, ids in zip(nodes, inputs, strict=True):
-        tokens[members] = ids
+        tokens[members], positions[members] = ids, np.arange(len(ids))
+    grids, inside = [], []
+    for rows in _alike_in_length([len(ids) for ids in inputs], padding):
+        grid = np.full((len(rows), len(inputs[rows[-1]])), -1, dtype=np.int64)
+        for line, row in zip(grid, rows, strict=True):
+            line[: len(nodes[row])] = nodes[row]
+        grids.append(grid)
+        inside.append(grid.ravel() >= 0)
+    layout = np.concatenate([grid.ravel() for grid in grids])
+    used = np.flatnonzero(np.concatenate(inside))
+    _, first = np.unique(layout[used], return_index=True)
     rollouts = zip(nodes, prompts, completions, strict=True)
-    predictors = np.concatenate([n[len(p) - 1 : len(p) - 1 + len(c)] for n, p, c in rollouts])
-    targets = np.concatenate(completions).astype(np.int64)
-    arrays = tokens, places % width, grid, places, np.delete(used, first), predictors, targets
-    return PackedRollouts(*map(torch.from_numpy, arrays))
+    arrays = {
+        "tokens": tokens,
+        "positions": positions,
+        "layout": np.maximum(layout, 0),
+        "places": used[first],
+        "shared_places": np.delete(used, first),
+        "predictors": np.concatenate([n[len(p) - 1 : len(p) - 1 + len(c)] for n, p, c in rollouts]),
+        "targets": np.concatenate(completions).astype(np.int64),
+    }
+    return PackedRollouts(
+        spans=tuple((len(grid), grid.shape[1]) for grid in grids),
+        **{name: torch.from_numpy(array) for name, array in arrays.items()},
+    )
+
+
+def _alike_in_length(lengths: Sequence[int], padding: float) -> list[list[int]]:
+    """Places in order of their length, cut where one is more than `padding` times longer than the first of its part."""
+    parts: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not parts or not padding or lengths[place] > (1 + padding) * lengths[parts[-1][0]]:
+            parts.append([])
+        parts[-1].append(place)
+    return parts
 
 
 def prefix_forest(sequences: Sequence[Ids]) -> tuple[list[Rows], int]:

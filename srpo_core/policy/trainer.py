@@ -23,7 +23,7 @@ from srpo_core.policy.losses.sampling import correction
 from srpo_core.policy.memory import is_out_of_memory
 from srpo_core.policy.metrics import UpdateTotals, update_metrics
 from srpo_core.policy.model import load_model, load_tokenizer, unsampled_token_ids
-from srpo_core.policy.packing import PackedRollouts, micro_batches, model_inputs, pack
+from srpo_core.policy.packing import PackedRollouts, micro_batches, model_inputs, prefix_forest
 from srpo_core.policy.scorer import Scorer, attention_cost
 from srpo_core.seeds import generator
 from srpo_core.settings.update import UpdateSettings
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Trainer:
-    """Holds the policy, its optimizer and how far it has come. Works in float32."""
+    """Holds the policy, its optimizer and how far it has come. Weights and moments are float32."""
 
     def __init__(
         self,
@@ -60,14 +60,17 @@ class Trainer:
         self._token_budget = settings.micro_batch_tokens
         self.operations = 0.0
         """Floating point operations of the last update: the model's, forward and backward."""
+        self.skipped_operations = 0.0
+        """What the graded rollouts that were left out would have cost, in the same measure."""
         self._model = load_model(checkpoint, device=device)
         self._tokenizer = load_tokenizer(checkpoint)
         unsampled = unsampled_token_ids(self._tokenizer)
-        self._scorer = Scorer(self._model, temperature=temperature, unsampled=unsampled)
+        autocast = torch.bfloat16 if settings.precision == "bfloat16" else None
+        self._scorer = Scorer(self._model, temperature=temperature, unsampled=unsampled, autocast=autocast)
         self._reference: Scorer | None = None
         if settings.kl.coefficient and reference is not None:
             model = load_model(reference, device=device).requires_grad_(False)
-            self._reference = Scorer(model, temperature=temperature, unsampled=unsampled)
+            self._reference = Scorer(model, temperature=temperature, unsampled=unsampled, autocast=autocast)
         self._attention_cost = attention_cost(self._model)
         self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(
@@ -97,6 +100,9 @@ class Trainer:
         self.operations = 0.0
         refuse_not_finite(batch)
         lesson = self._lesson(batch)
+        self.skipped_operations = self._skipped_operations(
+            batch, np.flatnonzero(~np.isnan(batch.rewards) & ~lesson.learned)
+        )
         totals = UpdateTotals()
         for rows in self._optimizer_step_rows(batch, seed):
             totals = self._optimizer_step(lesson, rows, totals)
@@ -125,7 +131,7 @@ class Trainer:
         scores: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(batch.rewards)
         for part in self.micro_batches(batch, rows):
             with torch.no_grad():
-                logprobs, _ = scorer(_packed(batch, part))
+                logprobs, _ = scorer(self._packed(batch, part))
             for row, values in zip(part, logprobs.cpu().split(batch.completion_lengths[part].tolist()), strict=True):
                 scores[row] = values.numpy()
         return scores
@@ -188,9 +194,9 @@ class Trainer:
         """The gradient of `rows`, counted in `totals`. Raises NotFiniteError for a loss that is not finite."""
         self._optimizer.zero_grad()
         for part in self.micro_batches(lesson.batch, rows):
-            packed = _packed(lesson.batch, part)
+            packed = self._packed(lesson.batch, part)
             logprobs, entropy = self._scorer(packed)
-            self._count_operations(len(packed.tokens), lesson.batch.lengths[part])
+            self.operations += self._operations(len(packed.tokens), lesson.batch.lengths[part])
             tokens = lesson.tokens(part, weights, logprobs, entropy)
             loss, report = objective(tokens, self._settings, self._correction.importance_sampling)
             totals.add(report)
@@ -199,10 +205,15 @@ class Trainer:
             loss.backward()
         return totals
 
-    def _count_operations(self, tokens: int, lengths: Rows) -> None:
+    def _operations(self, tokens: int, lengths: Rows) -> float:
         """2 operations a parameter and token forward, and twice as many backward; attention beside them."""
         parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        self.operations += 6 * parameters * (tokens + self._attention_cost * float(np.square(lengths).sum()))
+        return 6 * parameters * (tokens + self._attention_cost * float(np.square(lengths).sum()))
+
+    def _skipped_operations(self, batch: RolloutBatch, rows: Rows) -> float:
+        """What `rows`, packed like the others, would have cost in all passes."""
+        inputs = model_inputs([batch.prompts[row] for row in rows], [batch.completions[row] for row in rows])
+        return self._settings.passes * self._operations(prefix_forest(inputs)[1], batch.lengths[rows])
 
     def _within_memory(self, work: Callable[[], T]) -> T:
         """The result of `work`, done once more with half the token budget when memory runs out.
@@ -277,9 +288,8 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * share
 
-
-def _packed(batch: RolloutBatch, rows: Rows) -> PackedRollouts:
-    return pack([batch.prompts[row] for row in rows], [batch.completions[row] for row in rows])
+    def _packed(self, batch: RolloutBatch, rows: Rows) -> PackedRollouts:
+        return self._scorer.pack([batch.prompts[row] for row in rows], [batch.completions[row] for row in rows])
 
 
 def _not_finite_loss(losses: Sequence[Tensor], rows: Rows) -> NotFiniteError:

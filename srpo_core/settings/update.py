@@ -73,7 +73,9 @@ class UpdateSettings(Section):
     passes: PositiveInt = 1
     """Times that a step's rollouts are gone through."""
     micro_batch_tokens: PositiveInt = 4096
-    """Tokens of one forward and backward, padding included; bounds the memory, never changes the gradient."""
+    """Distinct tokens of one forward and backward; bounds the memory, never changes the gradient."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the model multiplies in, forward and backward; weights, their gradients and AdamW's moments stay float32."""
     not_finite_limit: PositiveInt = 3
     """An update whose loss, gradient or weights are not finite is left out; this many in a row end the run."""
 

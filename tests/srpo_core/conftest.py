@@ -115,9 +115,10 @@ def statistics_of() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """Log-probabilities and entropies of all completion tokens, as the trainer computes them; pad and bos unsampled."""
 
     def statistics(
-        model: Any, prompts: Sequence[Any], completions: Sequence[Any], temperature: float = 1.0
+        model: Any, prompts: Sequence[Any], completions: Sequence[Any], temperature: float = 1.0, padding: float = 0.5
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        logprobs, entropy = Scorer(model, temperature=temperature, unsampled=[PAD, BOS])(pack(prompts, completions))
+        scorer = Scorer(model, temperature=temperature, unsampled=[PAD, BOS])
+        logprobs, entropy = scorer(pack(prompts, completions, padding=padding))
         return logprobs, entropy
 
     return statistics

@@ -37,13 +37,14 @@ def test_log_probabilities_and_entropy_equal_the_definition(
     np.testing.assert_allclose(measured[1].detach(), entropy, atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", [0.0, 0.5, 100.0])  # nothing padded, as on a GPU; some grids; one grid
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox", "gptj"])
 def test_a_rollout_has_the_same_statistics_alone_and_beside_others(
-    make_policy: Callable[..., Path], statistics_of: Statistics, make_batch: Batches, architecture: str
+    make_policy: Callable[..., Path], statistics_of: Statistics, make_batch: Batches, architecture: str, padding: float
 ) -> None:
     batch, model = make_batch(seed=2), load_model(make_policy(architecture))
-    lengths = batch.completion_lengths.tolist()
-    together = [values.detach().split(lengths) for values in statistics_of(model, batch.prompts, batch.completions)]
+    lengths, given = batch.completion_lengths.tolist(), (batch.prompts, batch.completions)
+    together = [values.detach().split(lengths) for values in statistics_of(model, *given, padding=padding)]
     for row, expected in enumerate(zip(*together, strict=True)):
         alone = statistics_of(model, [batch.prompts[row]], [batch.completions[row]])
         for one, other in zip(alone, expected, strict=True):

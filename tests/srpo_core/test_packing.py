@@ -25,14 +25,15 @@ def test_the_forest_has_one_node_for_every_distinct_prefix(sequences: list[Ids])
     assert sorted(of_prefix.values()) == list(range(count))
 
 
-@given(st.lists(st.tuples(ids, ids), min_size=1, max_size=12))
-def test_packed_rollouts_say_what_every_token_reads_and_predicts(rollouts: list[tuple[Ids, Ids]]) -> None:
-    packed = pack([prompt for prompt, _ in rollouts], [completion for _, completion in rollouts])
-    grid, flat = packed.grid.numpy(), packed.grid.flatten().numpy()
+@given(st.lists(st.tuples(ids, ids), min_size=1, max_size=12), st.sampled_from([0.0, 0.3, 10.0]))
+def test_packed_rollouts_say_what_every_token_reads_and_predicts(
+    rollouts: list[tuple[Ids, Ids]], padding: float
+) -> None:
+    packed = pack([prompt for prompt, _ in rollouts], [completion for _, completion in rollouts], padding=padding)
+    inputs = [np.concatenate([prompt, completion])[:-1] for prompt, completion in rollouts]
+    nodes, _ = prefix_forest(inputs)
     predicted = 0
-    for row, (prompt, completion) in enumerate(rollouts):
-        read = np.concatenate([prompt, completion])[:-1]
-        members = grid[row, : len(read)]
+    for (prompt, completion), read, members in zip(rollouts, inputs, nodes, strict=True):
         assert packed.tokens[members].tolist() == read.tolist()
         assert packed.positions[members].tolist() == list(range(len(read)))
         for n, token in enumerate(completion.tolist()):
@@ -40,6 +41,15 @@ def test_packed_rollouts_say_what_every_token_reads_and_predicts(rollouts: list[
             assert packed.targets[predicted] == token
             predicted += 1
     assert predicted == len(packed.targets)
+    flat, laid = packed.layout.numpy(), [members.tolist() for members in nodes]
+    start = 0
+    for rows, width in packed.spans:  # each grid's lines are rollouts, and every rollout is one line
+        for line in flat[start : start + rows * width].reshape(rows, width).tolist():
+            found = next(members for members in laid if line[: len(members)] == members)
+            assert width <= (1 + padding) * len(found)
+            laid.remove(found)
+        start += rows * width
+    assert (start, laid) == (len(flat), [])
     assert (flat[packed.places] == np.arange(len(packed.tokens))).all()
     real = sum(len(prompt) + len(completion) - 1 for prompt, completion in rollouts)
     assert len(set(packed.places.tolist()) | set(packed.shared_places.tolist())) == real

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 
 from srpo_core.policy.errors import PolicyError
 from srpo_core.policy.model import load_model, load_tokenizer
-from srpo_core.policy.packing import pack
 from srpo_core.policy.scorer import Scorer
 from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
 from srpo_core.rollout.transformers import UNIFORMS_AT_ONCE, TransformersEngine, draw
@@ -65,7 +64,7 @@ def trainer_logprobs(
     tokens = [completion.token_ids for completion in flat(completions)]
     with torch.no_grad():
         scorer = Scorer(model, temperature=temperature, unsampled=[PAD, BOS])
-        values: npt.NDArray[np.float32] = scorer(pack(prompts, tokens))[0].numpy()
+        values: npt.NDArray[np.float32] = scorer(scorer.pack(prompts, tokens))[0].numpy()
     return values
 
 

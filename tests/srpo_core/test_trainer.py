@@ -19,7 +19,6 @@ from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.errors import NotFiniteError
 from srpo_core.policy.losses.clip import clip_losses
 from srpo_core.policy.model import load_model
-from srpo_core.policy.packing import pack
 from srpo_core.policy.scorer import Scorer
 from srpo_core.policy.trainer import Trainer
 from srpo_core.settings.update import UpdateSettings
@@ -116,7 +115,8 @@ def test_skipping_rollouts_without_advantage_gives_the_gradient_of_computing_the
     advantages[batch.truncated] = 0.0
     assert (advantages == 0).sum() >= 5
     model = load_model(llama)
-    logprobs, _ = Scorer(model, temperature=1.0, unsampled=[0, 1])(pack(batch.prompts, batch.completions))
+    scorer = Scorer(model, temperature=1.0, unsampled=[0, 1])
+    logprobs, _ = scorer(scorer.pack(batch.prompts, batch.completions))
     per_token = torch.from_numpy(np.repeat(advantages, batch.completion_lengths).astype(np.float32))
     old = torch.from_numpy(np.concatenate(batch.logprobs))
     losses = clip_losses(logprobs, old, per_token, clip_low=0.2, clip_high=0.28).losses
@@ -223,7 +223,7 @@ def test_an_update_makes_the_better_rollouts_more_likely(llama: Path, tmp_path: 
     gains = []
     for policy in (llama, tmp_path):
         scorer = Scorer(load_model(policy), temperature=1.0, unsampled=[0, 1])
-        logprobs, _ = scorer(pack(batch.prompts, batch.completions))
+        logprobs, _ = scorer(scorer.pack(batch.prompts, batch.completions))
         weighted = logprobs.detach() * torch.from_numpy(np.repeat(advantages, batch.completion_lengths))
         gains.append(float(weighted.sum()))
     assert gains[1] > gains[0]
@@ -354,3 +354,23 @@ def test_columns_of_different_lengths_are_refused(make_batch: Batches) -> None:
     batch = make_batch()
     with pytest.raises(ValueError, match=r"one entry per rollout.*\[23, 24\]"):
         replace(batch, groups=batch.groups[:-1])
+
+
+def test_bfloat16_products_give_a_gradient_near_the_float32_one_from_float32_weights(
+    gradient: Gradient, make_batch: Batches
+) -> None:
+    batch = make_batch(seed=15, noise=0.0)
+    exact, rounded = gradient(batch), gradient(batch, precision="bfloat16")
+    assert rounded.dtype == torch.float32
+    assert 1e-4 < relative_difference(rounded, exact) < 0.1
+
+
+def test_what_is_skipped_would_have_cost_what_it_costs_when_it_is_not(llama: Path, make_batch: Batches) -> None:
+    batch = make_batch(seed=16)
+    skips = Trainer(llama, UpdateSettings(), temperature=1.0)
+    skips.update(batch, seed=0)
+    computes = Trainer(llama, UpdateSettings(entropy_coefficient=1e-3), temperature=1.0)
+    computes.update(batch, seed=0)
+    assert skips.skipped_operations > 0 == computes.skipped_operations
+    # Apart, groups with the same first token compute it once each: sums differ by less than that.
+    assert skips.operations + skips.skipped_operations == pytest.approx(computes.operations, rel=0.1)
