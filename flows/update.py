@@ -113,6 +113,7 @@ class EpochUpdates:
         performance = performance_metrics(
             tokens=int(batch.lengths.sum()),
             operations=trainer.operations,
+            skipped=trainer.skipped_operations,
             seconds=stopwatch.seconds["timing_s/update"],
             device=settings.policy.device,
         )

@@ -22,12 +22,15 @@ _GB = 1024**3  # as verl counts
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage tells bytes there, KiB on Linux
 
 
-def performance_metrics(*, tokens: int, operations: float, seconds: float, device: str) -> dict[str, float]:
+def performance_metrics(
+    *, tokens: int, operations: float, skipped: float, seconds: float, device: str
+) -> dict[str, float]:
     """`tokens` of prompts and completions that an update learned from in `seconds`, by so many `operations`.
 
-    Operations are the model's, forward and backward, of the tokens that went through it. `perf/mfu` is their share of
-    what the device can do in bfloat16, and is told of the devices whose peak is known. Memory: the most that was held,
-    by tensors on a GPU and by this process on the host, in GiB.
+    Operations are the model's, forward and backward, of the tokens that went through it; `skipped` are those of the
+    rollouts that did not have to, and `perf/skipped_seconds` what they would have taken at the same rate. `perf/mfu`
+    is the share of what the device can do in bfloat16, and is told of the devices whose peak is known. Memory: the most
+    that was held, by tensors on a GPU and by this process on the host, in GiB.
     """
     values = {
         "perf/total_num_tokens": float(tokens),
@@ -41,6 +44,8 @@ def performance_metrics(*, tokens: int, operations: float, seconds: float, devic
         values["perf/max_memory_reserved_gb"] = torch.cuda.max_memory_reserved() / _GB
         if (peak := peak_operations(torch.cuda.get_device_name())) is not None:
             values["perf/mfu"] = operations / seconds / peak
+    if operations:
+        values["perf/skipped_seconds"] = seconds * skipped / operations
     return values
 
 

@@ -24,7 +24,7 @@ from srpo_core.policy.losses.sampling import correction
 from srpo_core.policy.memory import is_out_of_memory
 from srpo_core.policy.metrics import UpdateTotals, update_metrics
 from srpo_core.policy.model import load_model, load_tokenizer, unsampled_token_ids
-from srpo_core.policy.packing import PackedRollouts, micro_batches, model_inputs
+from srpo_core.policy.packing import PackedRollouts, micro_batches, model_inputs, prefix_forest
 from srpo_core.policy.ranks.processes import ALONE, Ranks, share_of
 from srpo_core.policy.ranks.sharding import mine, shard, whole
 from srpo_core.policy.recompute import recompute_layers
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Trainer:
-    """Holds the policy, its optimizer and how far it has come. Works in float32."""
+    """Holds the policy, its optimizer and how far it has come. Weights and moments are float32."""
 
     def __init__(
         self,
@@ -70,20 +70,23 @@ class Trainer:
         self._token_budget = settings.micro_batch_tokens
         self.operations = 0.0
         """Floating point operations of the last update: the model's, forward and backward."""
+        self.skipped_operations = 0.0
+        """What the graded rollouts that were left out would have cost, in the same measure."""
         self._ranks = ranks
         home = device if ranks.size == 1 else "cpu"  # from where each process takes its share
         self._model = self._open(checkpoint, base, adapter_seed, device=home)
         self._tokenizer = load_tokenizer(checkpoint)
         unsampled = unsampled_token_ids(self._tokenizer)
         self._attention_cost = attention_cost(self._model)
-        self._scorer = Scorer(self._model, temperature=temperature, unsampled=unsampled)
+        autocast = torch.bfloat16 if settings.precision == "bfloat16" else None
+        self._scorer = Scorer(self._model, temperature=temperature, unsampled=unsampled, autocast=autocast)
         self._reference: Scorer | None = None
         if settings.kl.coefficient and reference is not None:
             model = load_model(reference, device=home).requires_grad_(False)
-            self._reference = Scorer(model, temperature=temperature, unsampled=unsampled)
+            self._reference = Scorer(model, temperature=temperature, unsampled=unsampled, autocast=autocast)
         if ranks.size > 1:
             for scorer in (self._scorer, *([self._reference] if self._reference else ())):
-                shard(scorer, scorer.model, device=device, compute=torch.float32)
+                shard(scorer, scorer.model, device=device, compute=autocast or torch.float32)
         self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._parameters,
@@ -120,6 +123,9 @@ class Trainer:
         self.operations = 0.0
         refuse_not_finite(batch)
         lesson = self._lesson(batch)
+        self.skipped_operations = self._skipped_operations(
+            batch, np.flatnonzero(~np.isnan(batch.rewards) & ~lesson.learned)
+        )
         totals = UpdateTotals()
         for rows in self._optimizer_step_rows(batch, seed):
             totals = self._optimizer_step(lesson, rows, totals)
@@ -221,7 +227,7 @@ class Trainer:
         for part in parts:
             packed = self._packed(lesson.batch, part)
             logprobs, entropy = self._scorer(packed)
-            self._count_operations(len(packed.tokens), lesson.batch.lengths[part])
+            self.operations += self._operations(len(packed.tokens), lesson.batch.lengths[part])
             tokens = lesson.tokens(part, weights, logprobs, entropy)
             loss, report = objective(tokens, self._settings, self._correction.importance_sampling)
             totals.add(report)
@@ -233,10 +239,15 @@ class Trainer:
             (logprobs.sum() * 0.0).backward()
         return totals
 
-    def _count_operations(self, tokens: int, lengths: Rows) -> None:
+    def _operations(self, tokens: int, lengths: Rows) -> float:
         """2 operations a parameter and token forward, and twice as many backward; attention beside them."""
         parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        self.operations += 6 * parameters * (tokens + self._attention_cost * float(np.square(lengths).sum()))
+        return 6 * parameters * (tokens + self._attention_cost * float(np.square(lengths).sum()))
+
+    def _skipped_operations(self, batch: RolloutBatch, rows: Rows) -> float:
+        """What `rows`, packed like the others, would have cost in all passes."""
+        inputs = model_inputs([batch.prompts[row] for row in rows], [batch.completions[row] for row in rows])
+        return self._settings.passes * self._operations(prefix_forest(inputs)[1], batch.lengths[rows])
 
     def _within_memory(self, work: Callable[[], T]) -> T:
         """The result of `work`, done once more with half the token budget when memory runs out.

@@ -79,7 +79,9 @@ class UpdateSettings(Section):
     passes: PositiveInt = 1
     """Times that a step's rollouts are gone through."""
     micro_batch_tokens: PositiveInt = 4096
-    """Tokens of one forward and backward, padding included; bounds the memory, never changes the gradient."""
+    """Distinct tokens of one forward and backward; bounds the memory, never changes the gradient."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the model multiplies in, forward and backward; weights, their gradients and AdamW's moments stay float32."""
     gradient_checkpointing: bool = False
     """Keep only what goes in between the layers, and compute each layer again in the backward pass: less memory for
     about a third more arithmetic, and the same gradient."""

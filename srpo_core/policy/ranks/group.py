@@ -49,6 +49,8 @@ class RankGroup:
         """
         self.operations = 0.0
         """Floating point operations of the last update, in all processes."""
+        self.skipped_operations = 0.0
+        """What the graded rollouts that were left out would have cost, in the same measure."""
         self._exchange, self._log, self._size = exchange, log, settings.parallel.size
         with log.open("wb") as output:
             self._process = start(settings.parallel, node=0, threads=threads, output=output, stdout=subprocess.PIPE)
@@ -99,7 +101,7 @@ class RankGroup:
         write_batch(path, batch)
         self.progress, reply = self._do(what, batch=str(path.absolute()), **values)
         path.unlink()
-        self.operations = reply["operations"]
+        self.operations, self.skipped_operations = reply["operations"], reply["skipped_operations"]
         metrics: dict[str, float] = reply["metrics"]
         return metrics
 

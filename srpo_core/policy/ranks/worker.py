@@ -69,7 +69,8 @@ def _obey(ranks: Ranks, replies: IO[str]) -> None:
         elif command["do"] == "save":
             trainer.save(Path(command["directory"]))
         if ranks.leads:
-            _reply(replies, {"progress": asdict(trainer.progress), "operations": trainer.operations} | reply)
+            cost = {"operations": trainer.operations, "skipped_operations": trainer.skipped_operations}
+            _reply(replies, {"progress": asdict(trainer.progress)} | cost | reply)
 
 
 def _open(command: dict[str, Any], ranks: Ranks) -> Trainer:
