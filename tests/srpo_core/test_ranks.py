@@ -224,17 +224,16 @@ def test_two_machines_that_meet_at_a_port_make_the_version_of_one(
     assert float((weights(tmp_path / "two") - weights(tmp_path / "one")).abs().max()) < 1e-5
 
 
-def test_a_step_that_is_not_finite_is_told_by_every_process_alike(
+def test_an_update_that_is_not_finite_is_told_by_two_as_by_one_and_can_be_left_out(
     llama: Path, tmp_path: Path, make_batch: Batches
 ) -> None:
-    batch = make_batch(seed=12)
-    worst = int(np.flatnonzero(batch.groups == 4)[1])  # its ratio is infinite, and its advantage negative
-    broken = list(batch.logprobs)
-    broken[worst] = np.full_like(broken[worst], -3e38)
-    with group_of(llama, tmp_path) as group, pytest.raises(NotFiniteError) as told:
-        group.update(replace(batch, logprobs=broken), seed=0)
-    assert worst in told.value.rows
-    assert all(name.startswith("gradient") for name in told.value.tensors)
+    settings, batch = SETTINGS.model_copy(update={"learning_rate": 1e39}), make_batch(seed=12)
+    with pytest.raises(NotFiniteError) as alone:
+        Trainer(llama, settings, temperature=1.0).update(batch, seed=0)
+    with group_of(llama, tmp_path, settings) as group, pytest.raises(NotFiniteError) as together:
+        group.update(batch, seed=0)
+    assert together.value.tensors == alone.value.tensors
+    assert together.value.rows == alone.value.rows
     with group_of(llama, tmp_path) as group:
         group.leave_out(batch)
         assert (group.progress.version, group.progress.left_out) == (1, 1)
