@@ -7,7 +7,7 @@ again under its own name, with its run count raised. Whether there is work left 
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from flows.together import StageStoppedError
 
 POLL_SECONDS = 1.0
 _ATTEMPTS = 5
+_SETTLE_SECONDS = 15.0  # between a worker's two reports it runs the hooks, for which it imports the flow
 _UNFINISHED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
 
@@ -103,7 +104,10 @@ class Followed:
             self.begin_again()
 
     def begin_again(self) -> None:
-        """Schedule it once more, under its name."""
+        """Schedule it once more, under its name; one that has only just crashed when its worker has told so twice."""
+        if self.state.is_crashed():
+            age = (datetime.now(UTC) - self.state.timestamp).total_seconds()
+            time.sleep(max(0.0, min(_SETTLE_SECONDS, _SETTLE_SECONDS - age)))
         again: State[Any] = Scheduled(name="AwaitingRetry", message="goes on from what is committed")
         patiently(self._client.set_flow_run_state, self.flow_run.id, again, force=True)
         self.flow_run = patiently(self._client.read_flow_run, self.flow_run.id)

@@ -70,14 +70,12 @@ class Run:
         return self.directory / policy_path(version)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold the run for this process, which decides what is done next; the lock goes with it, however it ends.
 
-        Raises RunError when another process holds it.
+        While another process holds it, `wait()` is called again and again. Raises what that raises, RunError without.
         """
-        with self._try_lock(".lock") as mine:
-            if not mine:
-                raise RunError(f"run {self.name} is held by another process; wait for it or stop it")
+        with self._locked(".lock", wait or self._refuse):
             yield
 
     @contextmanager
@@ -86,8 +84,16 @@ class Run:
 
         While another process holds it, `wait()` is called again and again; what that raises ends the waiting.
         """
+        with self._locked(f".lock-{kind}", wait):
+            yield
+
+    def _refuse(self) -> None:
+        raise RunError(f"run {self.name} is held by another process; wait for it or stop it")
+
+    @contextmanager
+    def _locked(self, name: str, wait: Callable[[], None]) -> Iterator[None]:
         while True:
-            with self._try_lock(f".lock-{kind}") as mine:
+            with self._try_lock(name) as mine:
                 if mine:
                     yield
                     return

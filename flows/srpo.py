@@ -34,6 +34,7 @@ from flows.stale import close_stale_flow_runs
 from flows.together import StageStoppedError
 from flows.transition import decide_stage, transition
 from flows.update import update
+from flows.working import Patience
 
 
 @flow(name="srpo", flow_run_name="{request.name}", on_cancellation=[cancel_stages])
@@ -42,9 +43,10 @@ def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
     from flows.report import write_report  # takes a second, which no stage should pay
 
     end_threads_at_exit()
-    run = _begin(request)
+    run, again = _begin(request)
     try:
-        with run.locked(), tagged(run):
+        # What was taken for dead may still be alive, and even end well.
+        with run.locked(Patience("run") if again else None), tagged(run):
             run.history.create()  # its catalog has absolute paths, and the run may have been moved
             run.history.sweep()
             close_stale_flow_runs(run, mode)
@@ -55,15 +57,16 @@ def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
     return None
 
 
-def _begin(request: RunRequest) -> Run:
-    """The run that was asked for; from here on this flow run can be found as its."""
+def _begin(request: RunRequest) -> tuple[Run, bool]:
+    """The run that was asked for, and whether it is asked again; from here on this flow run can be found as its."""
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None
-    run = requested_run(request, again=context.flow_run.run_count > 1)
+    again = context.flow_run.run_count > 1
+    run = requested_run(request, again=again)
     with get_client(sync_client=True) as client:
         client.update_flow_run(context.flow_run.id, tags={*context.flow_run.tags, *run_tags(run)})
-    return run
+    return run, again
 
 
 @dataclass(frozen=True)

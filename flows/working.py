@@ -41,7 +41,7 @@ def working(store: str, run: str, kind: str, *, partner: str | None = None) -> I
             if flow_run.run_count > 1:
                 _bring_back_orchestrator(the_run)
             stack.enter_context(watching(_Watch(the_run, flow_run, partner)))
-        stack.enter_context(the_run.locked_stage(kind, _Patience(kind)))
+        stack.enter_context(the_run.locked_stage(kind, Patience(kind)))
         yield the_run
 
 
@@ -52,15 +52,16 @@ def deployed_flow_run() -> FlowRun | None:
     return flow_run if flow_run is not None and flow_run.deployment_id is not None else None
 
 
-class _Patience:
-    """Waiting for another process that still has the same kind of work in hand."""
+class Patience:
+    """Waiting for another process that still has the same work in hand."""
 
-    def __init__(self, kind: str) -> None:
-        self._kind, self._told = kind, False
+    def __init__(self, work: str) -> None:
+        self._work, self._told = work, False
 
     def __call__(self) -> None:
+        """Wait a moment. Raises StageStoppedError when this one must stop."""
         if not self._told:
-            announce(f"another process still has {self._kind} in hand: waiting for its end")
+            announce(f"another process still has the {self._work} in hand: waiting for its end")
             self._told = True
         check_stop()
         time.sleep(_LOCK_SECONDS)

@@ -4,14 +4,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from pipeline_process import HERE, Pipeline
-from prefect.states import Cancelling, Scheduled
+from prefect.events import emit_event
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.states import Cancelling, Running, Scheduled
 from served_runs import Served, eventually, processes, serve
 from test_resume import assert_same_run
 
+from flows.deploy import automations
 from flows.runs import Run, open_run
 
 pytestmark = pytest.mark.slow
@@ -101,6 +105,21 @@ def test_wrong_settings_are_refused_with_their_place_and_not_tried_again(served:
     assert "rollout.group_sise" in (failed.state.message or "")
     assert failed.run_count == 1
     assert not (served.store / "wrong").exists()
+
+
+def test_a_flow_run_that_gives_no_sign_of_life_any_more_is_crashed(served: Served) -> None:
+    """The automation as it is deployed, but for its patience, which would take 90 s, and for whom it is about."""
+    deployment = served.client.read_deployment_by_name("evaluate/evaluate")
+    run = served.client.create_flow_run_from_deployment(deployment.id, parameters={}, name="dead", state=Running())
+    about = f"prefect.flow-run.{run.id}"
+    dead, _ = automations()
+    trigger = dead.trigger.model_copy(
+        update={"within": timedelta(seconds=10), "match": ResourceSpecification({"prefect.resource.id": about})}
+    )
+    served.client.create_automation(dead.model_copy(update={"name": "quick", "trigger": trigger}))
+    tag = {"prefect.resource.id": "prefect.tag.srpo", "prefect.resource.role": "tag"}
+    emit_event("prefect.flow-run.heartbeat", resource={"prefect.resource.id": about}, related=[tag])
+    assert served.until("dead", "CRASHED").id == run.id
 
 
 def test_deploying_again_changes_nothing(served: Served) -> None:

@@ -41,6 +41,7 @@ def get(url: str) -> int:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(faults, "PATIENCE_SECONDS", 5.0)
 
 
 def test_a_server_that_fails_inside_is_asked_again() -> None:
