@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.common import STORE, RunArgument, SetOption, StoreOption, told_errors
+from flows.commands.data import app as data
 from flows.commands.doctor import doctor
 from flows.commands.grade import app as grade
 from flows.commands.history import history
@@ -120,6 +121,7 @@ def base(
 
 
 app.add_typer(grade, name="grade")
+app.add_typer(data, name="data")
 app.command()(doctor)
 
 
