@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.common import STORE, Mode, ModeOption, RunArgument, SetOption, StoreOption, told_errors
+from flows.commands.data import app as data
 from flows.commands.deploy import deploy
 from flows.commands.doctor import doctor
 from flows.commands.grade import app as grade
@@ -127,6 +128,7 @@ def base(
 app.add_typer(grade, name="grade")
 app.command()(deploy)
 app.command()(serve)
+app.add_typer(data, name="data")
 app.command()(doctor)
 
 

@@ -49,7 +49,7 @@ RULES = (
         _any_case(
             rf"\b(?:{_PICTURE})s? (?:\w+ ){{0,3}}(?:below|above|shown|at (?:the )?(?:right|left))\b"
             rf"|\b(?:following|accompanying) (?:{_PICTURE}|graph)\b"
-            r"|\bgraph\b[^.?!]{0,60}\b(?:is|are) (?:shown|drawn)\b"
+            r"|\bgraph\b[^.?!]{0,60}\b(?:is|are) shown\b"
             r"|\b(?:in|from|of|see) the (?:figure|diagram|illustration)\b"
             r"|\bas (?:shown|pictured|drawn|illustrated|depicted)\b|\bpictured\b"
         ),

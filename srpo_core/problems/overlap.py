@@ -25,8 +25,8 @@ _IGNORED = re.compile(
     + r"|\[asy\].*?\[/asy\]|\\(?:left|right|[bB]igg?[lr]?|displaystyle|q?quad)(?![a-zA-Z])|\\[,;:! ]",
     re.DOTALL,
 )
-_FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
-_FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
+_FRACTION = re.compile(r"\\[dtc]?frac(?![a-zA-Z])\s*(?:(\d)(\d))?")
+_FRACTION = re.compile(r"\\[dtc]?frac(?![a-zA-Z])\s*(?:(\d)(\d))?")
 _TOKEN = re.compile(r"[^\W\d_]+|\d+|[^\w\s$.,;:?'\"`´“”‘’~&#{}\\]")
 _BRACKETS = frozenset("()[]")
 
@@ -35,7 +35,7 @@ Run = tuple[str, ...]
 
 def tokens_of(text: str) -> tuple[str, ...]:
     """What counts of a question when it is compared."""
-    plain = _FRACTION.sub(r"\\frac", unicodedata.normalize("NFKC", text))
+    plain = _FRACTION.sub(r"\\frac \1 \2 ", unicodedata.normalize("NFKC", text))
     return tuple(_TOKEN.findall(_IGNORED.sub(" ", plain).casefold()))
 
 

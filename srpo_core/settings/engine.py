@@ -41,7 +41,8 @@ class EngineSettings(Section):
     """How long to wait for a server that answers when none does, in seconds."""
     tolerance: Annotated[float, Field(gt=0)] = 1e-3
     """By how much a server's log-probabilities of the probe may differ from the trainer's, in nats, before the weights
-    that it serves count as stale, which ends the step. float32 differs by some 1e-5, bfloat16 by 1e-2 and more."""
+    that it serves count as stale, which ends the step. float32 differs by some 1e-5; for bfloat16 set 1.5, see
+    docs/engines.md."""
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Self:

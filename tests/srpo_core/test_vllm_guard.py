@@ -1,6 +1,7 @@
 """What a guard started is gone when the command, or whoever started the guard, is gone."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from srpo_core.rollout import vllm_guard
+
+LONGEST_SECONDS = 60.0
 
 # A command that starts a process as vLLM starts its engine: it stays when its parent goes, and a polite signal does not
 # end it. Both hold the standard output; it ends for the reader when both are gone.
@@ -45,9 +48,9 @@ def start(parent: int, mode: str) -> subprocess.Popen[str]:
 
 
 def nothing_is_left(guard: subprocess.Popen[str]) -> bool:
-    """Whether nobody holds the output any more; waits for that."""
+    """Whether nobody holds the output any more; waits for that, a while."""
     assert guard.stdout is not None
-    return guard.stdout.read() == ""
+    return bool(select.select([guard.stdout], [], [], LONGEST_SECONDS)[0]) and guard.stdout.read() == ""
 
 
 def test_closing_the_guards_input_ends_the_command_and_what_it_started() -> None:

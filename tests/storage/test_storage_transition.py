@@ -125,6 +125,16 @@ def test_only_stage_one_ends_by_flatness_and_the_others_end_the_run(history: Run
     assert decide(history, stage, max_steps=4)["decision"] == "finish"
 
 
+@pytest.mark.parametrize(("trained", "decision"), [("math", "finish"), ("code", "switch")])
+def test_a_run_that_trains_on_math_alone_ends_with_stage_one(history: RunHistory, trained: str, decision: str) -> None:
+    problem = {"difficulty": 0, "question": "q", "answer": "a", "source": "s"}
+    told = [("a", "math", "train"), ("b", trained, "train"), ("c", "code", "heldout")]
+    rows = [{**problem, "prompt_id": key, "domain": domain, "split": split} for key, domain, split in told]
+    history.publish("prompts", rows, stage=0, epoch=0)
+    first_stage(history, [0.5] * 4)
+    assert decide(history, 1, max_steps=9)["decision"] == decision
+
+
 def test_an_exhausted_stage_ends(history: RunHistory) -> None:
     row = decide(history, stage_of(history, [[1.0]], left=0))
     assert (row["decision"], row["prompts"]) == ("finish", 0)
