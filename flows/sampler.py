@@ -44,6 +44,10 @@ class Sampler:
             self._engine.sampling.load(checkpoint)
             self._engine.loaded = checkpoint
 
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Refuse problems that cannot be judged here. Raises UnsupportedProblemError, SandboxUnavailable."""
+        self._verifiers.check(problems)
+
     def sample(
         self,
         problems: Sequence[Problem],
