@@ -10,6 +10,7 @@ from flows.commands.common import STORE, Mode, ModeOption, RunArgument, SetOptio
 from flows.commands.data import app as data
 from flows.commands.deploy import deploy
 from flows.commands.doctor import doctor
+from flows.commands.eval import evaluate
 from flows.commands.grade import app as grade
 from flows.commands.history import history
 from flows.commands.ranks import ranks
@@ -17,7 +18,7 @@ from flows.commands.select import select_prompts
 from flows.commands.serve import serve
 from flows.commands.sql import sql
 from flows.prefect_server import prefect_api, quiet_prefect, require_api
-from flows.runs import Run, create_run, newest_policy, open_run
+from flows.runs import Run, create_run, open_run
 from srpo_core.settings_file import load_settings
 
 app = typer.Typer(
@@ -92,25 +93,7 @@ def report(name: RunArgument, store: StoreOption = STORE) -> None:
         typer.echo(write_report(open_run(store, name)))
 
 
-@app.command(name="eval")
-def evaluate(
-    policy: Annotated[str, typer.Argument(metavar="POLICY", help="A run (its newest policy) or a model directory.")],
-    store: StoreOption = STORE,
-    settings: Annotated[Path, typer.Option(help="Settings file, for a model directory.")] = Path("configs/demo.yaml"),
-    changes: SetOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Evaluate a policy on held-out problems, without training and without writing anything."""
-    with told_errors():
-        from flows import terminal
-        from flows.heldout import evaluate_directory
-
-        if Path(policy).is_dir():
-            rows = evaluate_directory(Path(policy), load_settings(settings, changes or []))
-        else:
-            the_run = open_run(store, policy)
-            rows = evaluate_directory(newest_policy(the_run), the_run.settings)
-        terminal.print_json(rows) if as_json else terminal.print_evaluation(rows)
+app.command(name="eval")(evaluate)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_table
 from flows.faults import STEP_RETRIES
-from flows.heldout import sample_heldout, summarise
+from flows.heldout import HELDOUT, sample_heldout, summarise
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import read_problems
 from flows.policies import checked_policy
@@ -37,10 +37,10 @@ def evaluate_policy(run: Run, stage: int, after: int, version: int) -> None:
         sampler.rest()
         proof = sampler.proof()
     with stopwatch.measure("store"):
-        rows = [rollout_row(rollout, grade, policy_version=version) for rollout, grade in graded]
+        rows = [rollout_row(rollout, grade, policy_version=version) | {"suite": HELDOUT} for rollout, grade in graded]
         history.publish("evaluation_rollouts", rows, stage=stage, epoch=after)
     values = proof | stopwatch.seconds
     publish_metrics(run, "evaluate", values, stage=stage, epoch=after, step=0, policy_version=version)
-    estimates = summarise(graded, settings.evaluation.samples)
-    summary = [{**row, "after": after, "policy_version": version} for row in estimates]
+    estimates = summarise(rows, settings.evaluation.samples)
+    summary = [{**row, "suite": HELDOUT, "after": after, "policy_version": version} for row in estimates]
     history.publish("evaluations", summary, stage=stage, epoch=after)

@@ -134,12 +134,12 @@ def open_run(store: Path, name: str) -> Run:
     return run
 
 
-def newest_policy(run: Run) -> Path:
-    """The directory of the newest published policy version. Raises RunError before there is one."""
+def newest_version(run: Run) -> int:
+    """The newest published policy version. Raises RunError before there is one."""
     versions = run.history.read("policies")["version"].to_pylist()
     if not versions:
         raise RunError(f"run {run.name} has no policy yet: start it with `srpo resume {run.name}`")
-    return run.policy(max(versions))
+    return int(max(versions))
 
 
 def create_run(store: Path, name: str, settings: Settings) -> Run:
