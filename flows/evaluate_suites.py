@@ -10,14 +10,13 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.engines import engine_directory
 from flows.evaluations import Evaluation, Subject, begin_evaluation, find_subject, load_suites
+from flows.faults import STEP_RETRIES
 from flows.heldout import sample_heldout, summarise
 from flows.metrics import Stopwatch
 from flows.progress import announce
-from flows.retries import WHEN_SERVERS_ARE_LOST
 from flows.rows import rollout_row
 from flows.runs import WrongUseError
 from flows.sampler import Sampler
-from srpo_core.policy.checkpoints import write_servable
 from srpo_core.problems.problem import Problem
 
 ROLLOUTS_A_SHARD = 256  # at most so many are lost when an evaluation is interrupted, and a problem's at least
@@ -77,15 +76,12 @@ def _evaluate(evaluation: Evaluation, subject: Subject, suites: dict[str, list[P
     ):
         for problems in suites.values():
             sampler.check(problems)
-        policy = subject.directory(Path(scratch))
-        if subject.settings.engine.kind != "transformers" and subject.run is None:
-            policy = write_servable(policy, Path(scratch) / "servable")
-        sampler.load(policy)
+        sampler.load(subject.directory(Path(scratch)))
         for suite, problems in suites.items():
             evaluate_suite(evaluation, subject, sampler, suite, problems)
 
 
-@task(name="evaluate suite", task_run_name="{suite}", cache_policy=NO_CACHE, **WHEN_SERVERS_ARE_LOST)
+@task(name="evaluate suite", task_run_name="{suite}", cache_policy=NO_CACHE, **STEP_RETRIES)
 def evaluate_suite(
     evaluation: Evaluation, subject: Subject, sampler: Sampler, suite: str, problems: list[Problem]
 ) -> None:

@@ -6,24 +6,26 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.artifacts import publish_table
-from flows.heldout import evaluate_directory
+from flows.evaluate_suites import evaluate_suites
+from flows.evaluations import Evaluation, read_results
 from flows.progress import announce
-from flows.runs import Run, RunError, newest_policy, open_run
+from flows.runs import Run, RunError, open_run
 from storage.compaction import compact
 from storage.verify import verify
 
 
 @flow(name="evaluate newest", flow_run_name="evaluate the newest policies of {store}")
 def evaluate_newest(store: str) -> None:
-    """Evaluate the newest policy of every run of a store, as tables in the UI. Nothing is written to the histories."""
+    """Evaluate the newest policy of every run of a store on its held-out problems, as `srpo eval RUN` does."""
     for run in _runs(store):
         if not run.history.read("policies").num_rows:
             announce(f"run {run.name} has no policy yet")
             continue
-        directory = newest_policy(run)
-        rows = evaluate_directory(directory, run.settings)
-        publish_table(run, "newest", rows, list(rows[0]), f"Held-out pass@1 of {directory.name}, run {run.name}")
-        announce(f"run {run.name} · {directory.name} · held-out pass@1 {rows[0]['pass_at_1']:.3f}")
+        evaluation = Evaluation(Path(store), evaluate_suites(store, run.name, []))
+        (heldout,) = read_results(evaluation)
+        rows = [{name: value for name, value in row.items() if name != "pass_at"} for row in heldout["rows"]]
+        publish_table(run, "newest", rows, list(rows[0]), f"Held-out pass@1 of {evaluation.name}")
+        announce(f"run {run.name} · {evaluation.name} · held-out pass@1 {rows[0]['pass_at_1']:.3f}")
 
 
 @flow(name="maintain", flow_run_name="maintain the histories of {store}")

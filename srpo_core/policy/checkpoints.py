@@ -33,7 +33,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from srpo_core.policy import lora
 from srpo_core.policy.errors import PolicyError
-from srpo_core.policy.model import load_model, load_tokenizer
+from srpo_core.policy.model import load_model
 from srpo_core.policy.probe import write_probe
 from srpo_core.policy.ranks.processes import ALONE, Ranks
 from srpo_core.policy.ranks.sharding import whole
@@ -87,18 +87,6 @@ def save(
     if ranks.leads:
         (directory / PROGRESS_FILE).write_text(json.dumps(asdict(progress)) + "\n")
     ranks.wait()
-
-
-def write_servable(policy: Path, directory: Path) -> Path:
-    """Write a bare model into `directory` with what an engine must be seen to answer with it. Raises PolicyError."""
-    model = load_model(policy)
-    try:
-        load_tokenizer(policy).save_pretrained(directory)
-        model.save_pretrained(directory)
-        write_probe(directory, model)
-    except (SafetensorError, OSError) as error:
-        raise PolicyError(f"{directory}: the model was not written ({error}): make room") from error
-    return directory
 
 
 def load_progress(directory: Path) -> Progress:
