@@ -34,7 +34,7 @@ from flows.stale import close_stale_flow_runs
 from flows.together import StageStoppedError
 from flows.transition import decide_stage, transition
 from flows.update import update
-from flows.working import Patience
+from flows.working import Patience, deployed_flow_run
 
 
 @flow(name="srpo", flow_run_name="{request.name}", on_cancellation=[cancel_stages])
@@ -52,7 +52,9 @@ def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
             close_stale_flow_runs(run, mode)
             _Training(run, run_inline if mode == "inline" else run_deployed).train()
             write_report(run)
-    except (KeyboardInterrupt, TerminationSignal, StageStoppedError):
+    except (KeyboardInterrupt, TerminationSignal, StageStoppedError) as interruption:
+        if isinstance(interruption, TerminationSignal) and deployed_flow_run() is not None:
+            raise  # its worker says how it ended, once it has run the hooks
         return Cancelled(message="interrupted; `srpo resume` goes on from what is committed")
     return None
 
