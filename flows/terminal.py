@@ -56,7 +56,11 @@ def evaluation_table(status: Status) -> Table:
         if row["after"] == last[row["stage"]]:
             cells.setdefault((row["domain"], row["class"]), {})[row["stage"]] = _interval(row)
     for (domain, difficulty), by_stage in cells.items():
-        table.add_row(domain or "all", str(difficulty or "all"), *[by_stage.get(stage, "-") for stage in last])
+        table.add_row(
+            domain or "all",
+            "all" if difficulty is None else str(difficulty),
+            *[by_stage.get(stage, "-") for stage in last],
+        )
     return table
 
 
@@ -64,7 +68,7 @@ def print_evaluation(rows: Sequence[Mapping[str, Any]]) -> None:
     """pass@1 of one policy by domain and class."""
     table = Table("domain", "class", "problems", "pass@1", "mean tokens", "truncated")
     for row in rows:
-        where = (row["domain"] or "all", str(row["difficulty"] or "all"), str(row["n"]))
+        where = (row["domain"] or "all", "all" if row["difficulty"] is None else str(row["difficulty"]), str(row["n"]))
         table.add_row(*where, _interval(row), f"{row['mean_tokens']:.1f}", f"{row['truncated']:.1%}")
     console.print(table)
 
