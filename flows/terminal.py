@@ -56,7 +56,11 @@ def evaluation_table(status: Status) -> Table:
         if row["after"] == last[row["stage"]]:
             cells.setdefault((row["domain"], row["class"]), {})[row["stage"]] = _interval(row)
     for (domain, difficulty), by_stage in cells.items():
-        table.add_row(domain or "all", str(difficulty or "all"), *[by_stage.get(stage, "-") for stage in last])
+        table.add_row(
+            domain or "all",
+            "all" if difficulty is None else str(difficulty),
+            *[by_stage.get(stage, "-") for stage in last],
+        )
     return table
 
 
