@@ -170,8 +170,10 @@ def _save_moments(directory: Path, model: PreTrainedModel, optimizer: torch.opti
         return
     place = directory / OPTIMIZER_DIRECTORY
     place.mkdir(exist_ok=True)
-    if moments:
-        save_shares(moments, storage_writer=HuggingFaceStorageWriter(str(place), save_distributed=True))
+    if moments:  # sorted, so that what lies in which share does not depend on where the training began
+        save_shares(
+            dict(sorted(moments.items())), storage_writer=HuggingFaceStorageWriter(str(place), save_distributed=True)
+        )
 
 
 def _stored_moments(place: Path, metadata: Metadata) -> dict[str, TensorStorageMetadata]:
