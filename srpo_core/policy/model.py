@@ -1,5 +1,7 @@
 """A policy on disk and in memory: a causal language model and its tokenizer, as transformers stores them."""
 
+import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from srpo_core.policy.errors import PolicyError
 # A policy is loaded at every step: a progress bar each would bury the run's own lines.
 transformers_logging.disable_progress_bar()
 
+GENERATION_FILE = "generation_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -50,9 +53,13 @@ def load_model(directory: Path, *, dtype: str = "float32", device: str = "cpu") 
 
 
 def read_config(directory: Path) -> bytes:
-    """The model's configuration as it is stored: equal bytes, equal architecture. Raises PolicyError without one."""
+    """The model's configuration as it is stored: equal bytes, equal architecture and end tokens.
+
+    Raises PolicyError without one.
+    """
     _require(directory, "config.json")
-    return (directory / "config.json").read_bytes()
+    generation = directory / GENERATION_FILE
+    return (directory / "config.json").read_bytes() + (generation.read_bytes() if generation.is_file() else b"")
 
 
 def load_weights(model: PreTrainedModel, directory: Path) -> None:
@@ -104,9 +111,27 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def unsampled_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that no completion may contain: padding and begin-of-sequence, unless they also end one."""
-    ids = {tokenizer.pad_token_id, tokenizer.bos_token_id} - {None, tokenizer.eos_token_id}
+def end_token_ids(directory: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a completion, ascending: the tokenizer's, and those the stored model generates with.
+
+    A chat model may end a turn and a text by different tokens, of which its tokenizer names one. The model's are in
+    generation_config.json, and without that file in config.json: from there transformers writes it into every version.
+    Raises PolicyError when the file cannot be read.
+    """
+    file = directory / (GENERATION_FILE if (directory / GENERATION_FILE).is_file() else "config.json")
+    try:
+        named = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        raise PolicyError(f"{file}: the end tokens cannot be read: {error}") from error
+    ids = named if isinstance(named, list) else [] if named is None else [named]
+    if not all(type(token) is int and token >= 0 for token in ids):
+        raise PolicyError(f"{file}: eos_token_id is {named!r}: it must be a token's number, or a list of such")
+    return sorted({tokenizer.eos_token_id, *ids})
+
+
+def unsampled_token_ids(tokenizer: PreTrainedTokenizerBase, ends: Collection[int]) -> list[int]:
+    """Tokens that no completion may contain: padding and begin-of-sequence, unless they are among `ends`."""
+    ids = {tokenizer.pad_token_id, tokenizer.bos_token_id} - {None, *ends}
     return sorted(ids)
 
 

@@ -23,7 +23,7 @@ from srpo_core.policy.losses.objective import objective
 from srpo_core.policy.losses.sampling import correction
 from srpo_core.policy.memory import is_out_of_memory
 from srpo_core.policy.metrics import UpdateTotals, update_metrics
-from srpo_core.policy.model import load_model, load_tokenizer, unsampled_token_ids
+from srpo_core.policy.model import end_token_ids, load_model, load_tokenizer, unsampled_token_ids
 from srpo_core.policy.packing import PackedRollouts, micro_batches, model_inputs, prefix_forest
 from srpo_core.policy.ranks.processes import ALONE, Ranks, share_of
 from srpo_core.policy.ranks.sharding import mine, shard, whole
@@ -76,7 +76,7 @@ class Trainer:
         home = device if ranks.size == 1 else "cpu"  # from where each process takes its share
         self._model = self._open(checkpoint, base, adapter_seed, device=home)
         self._tokenizer = load_tokenizer(checkpoint)
-        unsampled = unsampled_token_ids(self._tokenizer)
+        unsampled = unsampled_token_ids(self._tokenizer, end_token_ids(checkpoint, self._tokenizer))
         self._attention_cost = attention_cost(self._model)
         autocast = torch.bfloat16 if settings.precision == "bfloat16" else None
         self._scorer = Scorer(self._model, temperature=temperature, unsampled=unsampled, autocast=autocast)

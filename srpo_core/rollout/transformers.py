@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from srpo_core.policy.model import (
+    end_token_ids,
     load_model,
     load_tokenizer,
     load_weights,
@@ -50,8 +51,9 @@ class TransformersEngine:
             load_weights(self._model, checkpoint)
             return
         tokenizer = load_tokenizer(checkpoint)
-        self._eos: int = tokenizer.eos_token_id
-        self._unsampled = torch.tensor(unsampled_token_ids(tokenizer), dtype=torch.long, device=self._device)
+        ends = end_token_ids(checkpoint, tokenizer)
+        self._ends = torch.tensor(ends)
+        self._unsampled = torch.tensor(unsampled_token_ids(tokenizer, ends), dtype=torch.long, device=self._device)
         self._model = load_model(checkpoint, dtype=self._dtype, device=self._device)
         self._config = config
 
@@ -93,7 +95,7 @@ class TransformersEngine:
         for step in range(sampling.max_new_tokens):
             logits = sampling_logits(logits, temperature=sampling.temperature, unsampled=self._unsampled)
             drawn, logprobs = draw(logits, branch, rows.uniforms(active, step))
-            ended = rows.record(active, step, drawn, logprobs, self._eos)
+            ended = rows.record(active, step, drawn, logprobs, self._ends)
             if bool(ended.all()) or step + 1 == sampling.max_new_tokens:
                 break
             active, branch, drawn = active[~ended], branch[~ended], drawn[~ended]
@@ -138,11 +140,11 @@ class _Rows:
                 self._uniforms[row] = torch.from_numpy(block)
         return self._uniforms[active, step % UNIFORMS_AT_ONCE]
 
-    def record(self, active: Tensor, step: int, drawn: Tensor, logprobs: Tensor, eos: int) -> Tensor:
+    def record(self, active: Tensor, step: int, drawn: Tensor, logprobs: Tensor, ends: Tensor) -> Tensor:
         """Keep the tokens of this step; gives which of the active rows have ended, bool (len(active),)."""
         self._tokens[active, step] = drawn.to(torch.int32)
         self._logprobs[active, step] = logprobs
-        ends_now = (drawn == eos) & ~self._ended[active]
+        ends_now = torch.isin(drawn, ends) & ~self._ended[active]
         self._lengths[active[ends_now]] = step + 1
         self._ended[active] |= ends_now
         return self._ended[active]

@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from srpo_core.policy.model import load_tokenizer, unsampled_token_ids
+from srpo_core.policy.model import end_token_ids, load_tokenizer, unsampled_token_ids
 from srpo_core.policy.probe import read_probe
 from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
 from srpo_core.rollout.errors import EngineError
@@ -75,7 +75,8 @@ class VllmEngine:
         """
         if self._version is None:  # a run has one tokenizer, whatever the version
             tokenizer = load_tokenizer(checkpoint)
-            self._dialect = Dialect(tokenizer.eos_token_id, unsampled_token_ids(tokenizer))
+            ends = end_token_ids(checkpoint, tokenizer)
+            self._dialect = Dialect(ends, unsampled_token_ids(tokenizer, ends))
         version = Version(checkpoint.name, served_copy(checkpoint, self._served), read_probe(checkpoint))
         self._loop.run(self._pool.hand_over(version))
         keep = {version.directory} | ({self._version.directory} if self._version else set())
@@ -146,9 +147,8 @@ async def _sample(
             f"a prompt of {len(group.prompt_token_ids)} tokens and {sampling.max_new_tokens} new ones do not fit into "
             f"the {server.max_model_len} tokens of {server.url}: start it with --max-model-len {length} or more"
         )
-    return read_completions(
-        await server.generate(completion_request(group, sampling, dialect), version), group, sampling
-    )
+    answer = await server.generate(completion_request(group, sampling, dialect), version)
+    return read_completions(answer, group, sampling, dialect)
 
 
 class _LoopThread:

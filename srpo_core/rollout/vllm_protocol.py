@@ -26,9 +26,9 @@ NOT_A_LOGPROB = -9999.0
 
 @dataclass(frozen=True)
 class Dialect:
-    """What requests say of the policy's tokens: the one that ends a completion, and those never drawn."""
+    """What requests say of the policy's tokens: those that end a completion, and those never drawn."""
 
-    eos: int
+    ends: Sequence[int]
     unsampled: Sequence[int]
 
 
@@ -42,7 +42,7 @@ def request_seed(group: PromptGroup) -> int:
 
 
 def completion_request(group: PromptGroup, sampling: Sampling, dialect: Dialect) -> dict[str, Any]:
-    """All samples of a prompt. The end-of-sequence token ends them whatever the server's own configuration says."""
+    """All samples of a prompt. The end tokens end them whatever the server's own configuration says."""
     return {
         "token_ids": list(group.prompt_token_ids),
         "sampling_params": {
@@ -50,7 +50,7 @@ def completion_request(group: PromptGroup, sampling: Sampling, dialect: Dialect)
             "seed": request_seed(group),
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_new_tokens,
-            "stop_token_ids": [dialect.eos],
+            "stop_token_ids": list(dialect.ends),
             "ignore_eos": True,
             "logit_bias": {str(token): FORBIDDEN for token in dialect.unsampled},
             "logprobs": 0,
@@ -76,12 +76,14 @@ def only_choice_request(token: int) -> dict[str, Any]:
 _UNTOUCHED = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "min_tokens": 0}
 
 
-def read_completions(answer: dict[str, Any], group: PromptGroup, sampling: Sampling) -> list[Completion]:
+def read_completions(
+    answer: dict[str, Any], group: PromptGroup, sampling: Sampling, dialect: Dialect
+) -> list[Completion]:
     """The group's completions, in the order of its seeds. Raises EngineError when the answer is not that of a vLLM
     server of the version we know."""
     try:
         choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
-        completions = [_completion(choice, sampling) for choice in choices]
+        completions = [_completion(choice, sampling, dialect) for choice in choices]
     except (KeyError, TypeError, ValueError) as error:
         raise EngineError(f"an answer cannot be read ({type(error).__name__}: {error}): vLLM 0.32 is known") from error
     if len(completions) != len(group.seeds):
@@ -89,7 +91,7 @@ def read_completions(answer: dict[str, Any], group: PromptGroup, sampling: Sampl
     return completions
 
 
-def _completion(choice: dict[str, Any], sampling: Sampling) -> Completion:
+def _completion(choice: dict[str, Any], sampling: Sampling, dialect: Dialect) -> Completion:
     token_ids = np.array(choice["token_ids"], dtype=np.int32)
     content = choice["logprobs"]["content"]
     logprobs = np.array([token["logprob"] for token in content], dtype=np.float32)
@@ -100,6 +102,8 @@ def _completion(choice: dict[str, Any], sampling: Sampling) -> Completion:
         raise ValueError("a token came without its log-probability")
     if reason not in ("stop", "length") or (reason == "length" and len(token_ids) != sampling.max_new_tokens):
         raise ValueError(f"a completion of {len(token_ids)} tokens ended by {reason!r}")
+    if (reason == "stop") != (token_ids[-1] in dialect.ends):
+        raise ValueError(f"a completion whose last token is {token_ids[-1]} ended by {reason!r}")
     return Completion(token_ids, logprobs, reason)
 
 

@@ -62,8 +62,9 @@ def test_unsampled_tokens_have_no_probability_and_the_others_all_of_it(dtype: to
 
 def test_padding_and_begin_are_unsampled_and_the_end_never_is(llama: Path) -> None:
     tokenizer = load_tokenizer(llama)
-    assert unsampled_token_ids(tokenizer) == [0, 1]
+    assert unsampled_token_ids(tokenizer, [2]) == [0, 1]
+    assert unsampled_token_ids(tokenizer, [0, 2, 5]) == [1]
     tokenizer.pad_token = tokenizer.eos_token
-    assert unsampled_token_ids(tokenizer) == [1]
+    assert unsampled_token_ids(tokenizer, [2]) == [1]
     tokenizer.bos_token = tokenizer.eos_token
-    assert unsampled_token_ids(tokenizer) == []
+    assert unsampled_token_ids(tokenizer, [2]) == []
