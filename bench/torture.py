@@ -104,16 +104,19 @@ def torture(
     reader.start()
     writers = [start(writer) for writer in range(WRITERS)]
     done = swept = orphans = 0
+    window = 0.25  # seconds
     failed: list[int] = []
     while done < kills or (not orphans and done < most_kills):
         victim = dice.randrange(WRITERS)
         process, at_work = writers[victim]
         wait([at_work])
-        wait([process.sentinel], dice.uniform(0, 0.25))  # the moment of the kill is what is drawn
+        wait([process.sentinel], dice.uniform(0, window))  # the moment of the kill is what is drawn
         failed += _ended_badly(process)
         process.kill()
         process.join()
         done += 1
+        if done % kills == 0:  # none was hit: on a busy machine writers take longer to come to it
+            window *= 2
         orphans = max(orphans, swept + len(list(history.tmp_root.iterdir())) - WRITERS + 1)  # the living hold one each
         if dice.random() < 0.2:  # under the others' hands
             swept += history.sweep()

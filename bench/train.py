@@ -1,79 +1,106 @@
-"""Useful tokens a second learned by our update, beside a plain one: all rows padded to the longest, all logits kept.
+"""Tokens a second and peak memory of our update beside TRL's GRPOTrainer, on the same model, rollouts and rewards.
 
-Both learn from the same rollouts of the lab's base, with the same loss and optimizer, on one thread. Completion
-tokens count, whether a way computes them or may leave them out.
+Each side learns in a process of its own, with as many threads, float32, one optimizer step a batch; the first step is
+left out and the median of the others told. All completion tokens count, whether a side computes them or may leave them
+out. Both start from the same weights and use the same advantages (reward less its group's mean), so that their
+gradients must have the same norm, which is a row of the table. TRL (bench/train_trl.py says how it is set up) puts as
+many rows through its model at once as were fastest here. `limit` is 6 operations a parameter and computed token at the
+rate of a plain float32 multiplication, measured in the same process.
+
+TRL needs an environment of its own: SRPO_BENCH_TRL names one, else it is made in ~/.cache/srpo-bench. `--only lab` or
+`--only smollm2` measures one of the two models; `--quick` takes 4 of SmolLM2's 30 layers.
 """
 
-import numpy as np
-import torch
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from typing import Any
 
-from bench.figures import Figure, options, tell, timed_in_turn
-from bench.lab_batch import lab_engine, lab_step, sample, training_batch
-from srpo_core.policy.advantages import group_advantages
-from srpo_core.policy.batch import RolloutBatch
-from srpo_core.policy.model import load_model
-from srpo_core.policy.trainer import Trainer
-from srpo_core.problems.lab import base_policy_dir
-from srpo_core.settings.update import UpdateSettings
+from bench.figures import Figure, Options, tell
+from bench.train_case import Case, lab_rollouts, rewards, smollm2_rollouts
 
-GOAL = 2.0
+TRL = "trl==1.16.0", "torch==2.13.0"
+GOALS = {False: 1.5, True: 3.0}  # x TRL, by whether half of the groups have no variance
+HERE = Path(__file__).parent
 
 
-class PlainUpdate:
-    """The update as one writes it first."""
+def trl_python() -> Path:
+    """The interpreter of TRL's environment, which is made when none is named."""
+    named = os.environ.get("SRPO_BENCH_TRL")
+    directory = Path(named) if named else Path.home() / ".cache" / "srpo-bench" / "trl-1.16.0"
+    python = directory / "bin" / "python"
+    if named and not python.exists():
+        raise SystemExit(f"SRPO_BENCH_TRL names {directory}, which holds no bin/python: name a virtual environment")
+    if not (directory / "made").exists() and not named:
+        venv.create(directory, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *TRL], check=True)
+        (directory / "made").touch()
+    return python
 
-    def __init__(self, settings: UpdateSettings) -> None:
-        """Load the lab's base."""
-        self.model = load_model(base_policy_dir())
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True
-        )
-        self.settings = settings
 
-    def update(self, batch: RolloutBatch) -> None:
-        """One optimizer step."""
-        width = int(batch.lengths.max())
-        tokens = np.zeros((len(batch.rewards), width), dtype=np.int64)
-        mask = np.zeros_like(tokens)
-        scored = np.zeros((len(tokens), width - 1), dtype=np.float32)
-        old = np.zeros_like(scored)
-        for row, (prompt, completion) in enumerate(zip(batch.prompts, batch.completions, strict=True)):
-            end = len(prompt) + len(completion)
-            tokens[row, :end], mask[row, :end] = np.concatenate([prompt, completion]), 1
-            scored[row, len(prompt) - 1 : end - 1] = 1
-            old[row, len(prompt) - 1 : end - 1] = batch.logprobs[row]
-        ids = torch.from_numpy(tokens)
-        logits = self.model(input_ids=ids, attention_mask=torch.from_numpy(mask), use_cache=False).logits[:, :-1]
-        logprobs = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-        weights = torch.from_numpy(group_advantages(batch.rewards, batch.groups, scale_by_std=True)).float()[:, None]
-        ratio = (logprobs - torch.from_numpy(old)).exp()
-        clipped = ratio.clamp(1 - self.settings.clip_low, 1 + self.settings.clip_high)
-        objective = torch.minimum(ratio * weights, clipped * weights) * torch.from_numpy(scored)
-        self.optimizer.zero_grad()
-        (-objective.sum() / float(scored.sum())).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-        self.optimizer.step()
+def measured(command: list[Any], threads: int) -> dict[str, float]:
+    """What a side prints on its last line."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
+    values: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return values
+
+
+def compared(name: str, case: Case, directory: Path, *, half: bool, steps: int) -> list[Figure]:
+    """Both sides on one case."""
+    path = case.write(directory / "case.json")
+    ours = measured([sys.executable, "-m", "bench.train_ours", path, steps], case.threads)
+    trl = measured([trl_python(), "-P", HERE / "train_trl.py", path, steps], case.threads)
+    tokens = sum(map(len, case.completions))
+    what = f"{name}, {'half the groups' if half else 'no group'} without variance"
+    goal, speed = f">= {GOALS[half]:g} x TRL", trl["seconds"] / ours["seconds"]
+    mega = 1e6
+    return [
+        Figure(
+            f"{what}: learned",
+            tokens / ours["seconds"],
+            "tokens/s",
+            tokens / trl["seconds"],
+            goal,
+            speed >= GOALS[half],
+        ),
+        Figure("  a step", ours["seconds"], "s", trl["seconds"]),
+        Figure("  the same beside its limit", ours["seconds"], "s", ours["limit"]),
+        Figure("  peak memory", ours["peak"] / mega, "MB", trl["peak"] / mega, "below TRL", ours["peak"] < trl["peak"]),
+        Figure("  norm of the gradient", ours["gradient"], "", trl["gradient"]),
+    ]
 
 
 def main() -> None:
     """Measure and tell."""
-    asked = options(__doc__ or "")
-    batch = training_batch(sample(lab_engine(), lab_step()))
-    settings = UpdateSettings(learning_rate=1e-9)  # so that every repetition learns from the same policy
-    trainer, plain = Trainer(base_policy_dir(), settings, temperature=1.0), PlainUpdate(settings)
-    seconds = timed_in_turn(
-        5 if asked.quick else 25, lambda: trainer.update(batch, seed=0), lambda: plain.update(batch)
-    )
-    tokens = float(batch.completion_lengths.sum())
-    rates = tokens / seconds[0], tokens / seconds[1]
-    advantages = group_advantages(batch.rewards, batch.groups, scale_by_std=True)
-    skipped = float(batch.completion_lengths[advantages == 0].sum()) / tokens
-    goal = f">= {GOAL:g} x plain"
-    figures = [
-        Figure("useful tokens trained", rates[0], "tokens/s", rates[1], goal, rates[0] >= GOAL * rates[1]),
-        Figure("share of tokens without advantage", skipped, "of tokens"),
-    ]
-    tell(figures, asked)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions and layers; ends within three minutes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as JSON")
+    parser.add_argument("--only", choices=["lab", "smollm2"], help="one model alone")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of each side")
+    asked = parser.parse_args()
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        cases = {}
+        if asked.only != "smollm2":
+            cases["lab"] = lab_rollouts(), 64, 3 if asked.quick else 15
+        if asked.only != "lab":
+            layers = 4 if asked.quick else 30
+            cases[f"SmolLM2-135M's shape, {layers} layers"] = smollm2_rollouts(directory, layers=layers), 8, 1
+        for name, ((policy, prompts, completions), rows, steps) in cases.items():
+            for half in (False, True):
+                worth = rewards(len(prompts) // 8, zero_variance=half)
+                case = Case(str(policy), prompts, completions, worth, rows, asked.threads)
+                figures += compared(name, case, directory, half=half, steps=steps)
+    tell(figures, Options(asked.quick, asked.json))
 
 
 if __name__ == "__main__":

@@ -6,15 +6,19 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.common import STORE, RunArgument, SetOption, StoreOption, told_errors
+from flows.commands.common import STORE, Mode, ModeOption, RunArgument, SetOption, StoreOption, told_errors
 from flows.commands.data import app as data
+from flows.commands.deploy import deploy
 from flows.commands.doctor import doctor
+from flows.commands.eval import evaluate
 from flows.commands.grade import app as grade
 from flows.commands.history import history
+from flows.commands.ranks import ranks
 from flows.commands.select import select_prompts
+from flows.commands.serve import serve
 from flows.commands.sql import sql
-from flows.prefect_server import prefect_api, quiet_prefect
-from flows.runs import Run, create_run, newest_policy, open_run
+from flows.prefect_server import prefect_api, quiet_prefect, require_api
+from flows.runs import Run, create_run, open_run
 from srpo_core.settings_file import load_settings
 
 app = typer.Typer(
@@ -35,6 +39,7 @@ def run(
     run_id: Annotated[str | None, typer.Option("--run-id", help="Name of the run. [default: the file's name]")] = None,
     store: StoreOption = STORE,
     changes: SetOption = None,
+    mode: ModeOption = "inline",
 ) -> None:
     """Train: base policy, stage 1 (math), stage 2 (math and code), evaluations, report.
 
@@ -42,14 +47,14 @@ def run(
     """
     with told_errors():
         the_run = create_run(store, run_id or settings.stem, load_settings(settings, changes or []))
-        _train(the_run)
+        _train(the_run, mode)
 
 
 @app.command()
-def resume(name: RunArgument, store: StoreOption = STORE) -> None:
+def resume(name: RunArgument, store: StoreOption = STORE, mode: ModeOption = "inline") -> None:
     """Go on with a run that was interrupted, from what it committed. It ends as if it had never stopped."""
     with told_errors():
-        _train(open_run(store, name))
+        _train(open_run(store, name), mode)
 
 
 @app.command()
@@ -73,6 +78,7 @@ def status(
             terminal.print_status(read_status(open_run(store, name)))
 
 
+app.command()(ranks)
 app.command()(sql)
 app.command(name="select")(select_prompts)
 app.add_typer(history, name="history")
@@ -87,25 +93,7 @@ def report(name: RunArgument, store: StoreOption = STORE) -> None:
         typer.echo(write_report(open_run(store, name)))
 
 
-@app.command(name="eval")
-def evaluate(
-    policy: Annotated[str, typer.Argument(metavar="POLICY", help="A run (its newest policy) or a model directory.")],
-    store: StoreOption = STORE,
-    settings: Annotated[Path, typer.Option(help="Settings file, for a model directory.")] = Path("configs/demo.yaml"),
-    changes: SetOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Evaluate a policy on held-out problems, without training and without writing anything."""
-    with told_errors():
-        from flows import terminal
-        from flows.heldout import evaluate_directory
-
-        if Path(policy).is_dir():
-            rows = evaluate_directory(Path(policy), load_settings(settings, changes or []))
-        else:
-            the_run = open_run(store, policy)
-            rows = evaluate_directory(newest_policy(the_run), the_run.settings)
-        terminal.print_json(rows) if as_json else terminal.print_evaluation(rows)
+app.command(name="eval")(evaluate)
 
 
 @app.command()
@@ -121,6 +109,8 @@ def base(
 
 
 app.add_typer(grade, name="grade")
+app.command()(deploy)
+app.command()(serve)
 app.add_typer(data, name="data")
 app.command()(doctor)
 
@@ -140,38 +130,44 @@ def main() -> None:
     app()
 
 
-def _train(the_run: Run) -> None:
+def _train(the_run: Run, mode: Mode) -> None:
     """Run what is left of the run, write its report, and tell how it ended."""
     from flows import terminal
     from flows.status import is_finished, read_status
 
-    left = not is_finished(the_run)
-    if left:
-        _run_flows(the_run)
+    if not is_finished(the_run):
+        _run_flows(the_run) if mode == "inline" else _run_deployed(the_run)
     else:
         typer.echo(f"run {the_run.name} is done; `srpo run` with another --run-id trains again")
-    if left or not the_run.report.is_file():  # a report that is there may tell of the unfinished run
-        from flows.report import write_report
+        if not the_run.report.is_file():
+            from flows.report import write_report
 
-        write_report(the_run)
+            write_report(the_run)
     terminal.print_status(read_status(the_run))
 
 
 def _run_flows(the_run: Run) -> None:
-    """Run the run's flow while holding the run. Raises KeyboardInterrupt when it was interrupted."""
+    """Run the run's flow in this process. Raises KeyboardInterrupt when it was interrupted."""
     from flows.engines import engines_kept
 
-    with the_run.locked(), prefect_api(), engines_kept():
+    with prefect_api(), engines_kept():
         from prefect.exceptions import CancelledRun
 
+        from flows.request import RunRequest
         from flows.srpo import srpo
-        from flows.stale import close_stale_flow_runs, run_tag
 
-        the_run.history.create()  # its catalog has absolute paths, and the run may have been moved
-        the_run.history.sweep()
-        close_stale_flow_runs(the_run)
         try:
-            with run_tag(the_run):
-                srpo(str(the_run.store), the_run.name)
+            srpo(RunRequest(name=the_run.name, store=str(the_run.store.absolute()), settings=None))
         except CancelledRun:
             raise KeyboardInterrupt from None
+
+
+def _run_deployed(the_run: Run) -> None:
+    """Have the run's deployment train it, and wait for its end."""
+    require_api()
+
+    from flows.following import follow, schedule
+
+    flow_run = schedule(the_run)
+    typer.echo(f"run {the_run.name} is trained by flow run {flow_run.id}; Ctrl-C ends the waiting, not the run")
+    follow(flow_run)

@@ -1,34 +1,33 @@
 """Evaluation: what a policy of the run does on the held-out problems, into the history."""
 
-from pathlib import Path
-
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_table
-from flows.heldout import sample_heldout, summarise
+from flows.faults import STEP_RETRIES
+from flows.heldout import HELDOUT, sample_heldout, summarise
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import read_problems
 from flows.policies import checked_policy
 from flows.progress import announce_evaluation
-from flows.retries import WHEN_SERVERS_ARE_LOST
 from flows.rows import rollout_row
-from flows.runs import Run, open_run
+from flows.runs import Run
 from flows.sampler import Sampler
+from flows.working import working
 
 
 @flow(name="evaluate", flow_run_name="{run} · stage {stage} · after {after} epochs · evaluate")
 def evaluate(store: str, run: str, stage: int, after: int, version: int) -> None:
     """Evaluate policy `version`, the one after `after` epochs of the stage (stage 0: the base)."""
-    the_run = open_run(Path(store), run)
-    evaluate_policy(the_run, stage, after, version)
-    summary = the_run.history.read("evaluations", stage=stage, epoch=after, name="rows").to_pylist()
-    announce_evaluation(stage, after, summary)
-    columns = ("domain", "difficulty", "n", "pass_at_1", "low", "high", "mean_tokens", "truncated")
-    publish_table(the_run, "evaluation", summary, columns, f"Held-out pass@1 of policy version {version}")
+    with working(store, run, "evaluate") as the_run:
+        evaluate_policy(the_run, stage, after, version)
+        summary = the_run.history.read("evaluations", stage=stage, epoch=after, name="rows").to_pylist()
+        announce_evaluation(stage, after, summary)
+        columns = ("domain", "difficulty", "n", "pass_at_1", "low", "high", "mean_tokens", "truncated")
+        publish_table(the_run, "evaluation", summary, columns, f"Held-out pass@1 of policy version {version}")
 
 
-@task(name="evaluate policy", cache_policy=NO_CACHE, **WHEN_SERVERS_ARE_LOST)
+@task(name="evaluate policy", cache_policy=NO_CACHE, **STEP_RETRIES)
 def evaluate_policy(run: Run, stage: int, after: int, version: int) -> None:
     """Sample, grade and record; the summary is published last and makes the evaluation complete."""
     settings, history, stopwatch = run.settings, run.history, Stopwatch()
@@ -39,10 +38,10 @@ def evaluate_policy(run: Run, stage: int, after: int, version: int) -> None:
         sampler.rest()
         proof = sampler.proof()
     with stopwatch.measure("store"):
-        rows = [rollout_row(rollout, grade, policy_version=version) for rollout, grade in graded]
+        rows = [rollout_row(rollout, grade, policy_version=version) | {"suite": HELDOUT} for rollout, grade in graded]
         history.publish("evaluation_rollouts", rows, stage=stage, epoch=after)
     values = proof | stopwatch.seconds
     publish_metrics(run, "evaluate", values, stage=stage, epoch=after, step=0, policy_version=version)
-    estimates = summarise(graded, settings.evaluation.samples)
-    summary = [{**row, "after": after, "policy_version": version} for row in estimates]
+    estimates = summarise(rows, settings.evaluation.samples)
+    summary = [{**row, "suite": HELDOUT, "after": after, "policy_version": version} for row in estimates]
     history.publish("evaluations", summary, stage=stage, epoch=after)

@@ -1,22 +1,21 @@
-"""pass@1 of a policy on held-out problems, by domain and difficulty."""
+"""pass@1 and what goes with it, from the rollouts of an evaluation: by domain and difficulty."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from flows.engines import engine_directory
 from flows.metrics import Stopwatch
-from flows.problems import heldout_problems
-from flows.progress import announce
 from flows.rows import GradedRollout
 from flows.sampler import Sampler
 from srpo_core.config import Settings
 from srpo_core.evaluation import estimate_pass_at_k
 from srpo_core.problems.problem import Problem
 from srpo_core.seeds import derive_seed
+
+HELDOUT = "heldout"
+"""The suite that a run's own held-out problems are."""
 
 
 def sample_heldout(
@@ -33,43 +32,43 @@ def sample_heldout(
     return sampler.sample(problems, settings.evaluation.samples, seed_of, stopwatch, kind="evaluate")
 
 
-def evaluate_directory(directory: Path, settings: Settings) -> list[dict[str, Any]]:
-    """The summary of the policy in `directory` on the held-out problems of `settings`, as `summarise` gives it.
+def summarise(rollouts: Sequence[Mapping[str, Any]], samples: int) -> list[dict[str, Any]]:
+    """One row per domain and difficulty, per domain, per difficulty and over all (None); `samples` per problem.
 
-    Raises PolicyError when it cannot be loaded, RunError when the settings ask for problems that there are not.
+    `rollouts` are rows of the evaluation_rollouts table. An ungraded one counts as wrong in pass@1 and pass@k: leaving
+    it out would reward a policy for what the verifier could not judge. Its share is told beside them.
     """
-    heldout = heldout_problems(settings, announce)
-    with engine_directory() as scratch, Sampler(settings, scratch) as sampler:
-        sampler.load(directory)
-        graded = sample_heldout(sampler, settings, heldout, Stopwatch())
-    return summarise(graded, settings.evaluation.samples)
-
-
-def summarise(graded: Sequence[GradedRollout], samples: int) -> list[dict[str, Any]]:
-    """One row per domain and difficulty, per domain, per difficulty and over all (None); `samples` per problem."""
-    cells: dict[tuple[str | None, int | None], list[GradedRollout]] = defaultdict(list)
-    for rollout, grade in graded:
-        for domain in (None, rollout.problem.domain):
-            for difficulty in (None, rollout.problem.difficulty):
-                cells[domain, difficulty].append((rollout, grade))
-    order = sorted(cells, key=lambda cell: (cell[0] or "", cell[1] or 0))
+    cells: dict[tuple[str | None, int | None], list[Mapping[str, Any]]] = defaultdict(list)
+    for rollout in rollouts:
+        for domain in (None, rollout["domain"]):
+            for difficulty in (None, rollout["difficulty"]):
+                cells[domain, difficulty].append(rollout)
+    order = sorted(cells, key=lambda cell: (cell[0] or "", -1 if cell[1] is None else cell[1]))
     return [
         {"domain": domain, "difficulty": difficulty, **_estimate(cells[domain, difficulty], samples)}
         for domain, difficulty in order
     ]
 
 
-def _estimate(graded: Sequence[GradedRollout], samples: int) -> dict[str, Any]:
+def correct_by_problem(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many rollouts of each problem were right."""
     correct: dict[str, int] = defaultdict(int)
-    for rollout, grade in graded:
-        correct[rollout.problem.id] += grade.accuracy is not None and grade.accuracy >= 1 - 1e-6
-    estimate = estimate_pass_at_k(list(correct.values()), samples, 1)
+    for rollout in rollouts:
+        correct[rollout["prompt_id"]] += rollout["accuracy"] is not None and rollout["accuracy"] >= 1 - 1e-6
+    return correct
+
+
+def _estimate(rollouts: Sequence[Mapping[str, Any]], samples: int) -> dict[str, Any]:
+    correct = list(correct_by_problem(rollouts).values())
+    estimate = estimate_pass_at_k(correct, samples, 1)
     return {
         "n": len(correct),
         "samples": samples,
         "pass_at_1": estimate.value,
         "low": estimate.low,
         "high": estimate.high,
-        "mean_tokens": float(np.mean([len(rollout.completion.token_ids) for rollout, _ in graded])),
-        "truncated": float(np.mean([rollout.truncated for rollout, _ in graded])),
+        "pass_at_k": float(np.mean([each > 0 for each in correct])),
+        "mean_tokens": float(np.mean([rollout["completion_tokens"] for rollout in rollouts])),
+        "truncated": float(np.mean([rollout["finish_reason"] == "length" for rollout in rollouts])),
+        "ungraded": float(np.mean([rollout["accuracy"] is None for rollout in rollouts])),
     }

@@ -26,11 +26,19 @@ class Stopwatch:
 
 
 def publish_metrics(
-    run: Run, kind: str, values: Mapping[str, float], *, stage: int, epoch: int, step: int, policy_version: int
+    run: Run,
+    kind: str,
+    values: Mapping[str, float],
+    *,
+    stage: int,
+    epoch: int,
+    step: int,
+    policy_version: int,
+    file: str | None = None,
 ) -> None:
-    """Record `values` of one piece of work; an earlier attempt's values stand."""
+    """Record `values` of one piece of work under the name `file`, the kind's by default; an earlier attempt's stand."""
     rows: list[dict[str, Any]] = [
         {"step": step, "policy_version": policy_version, "kind": kind, "name": name, "value": float(value)}
         for name, value in values.items()
     ]
-    run.history.publish("metrics", rows, stage=stage, epoch=epoch, name=f"{kind}-{step:06d}")
+    run.history.publish("metrics", rows, stage=stage, epoch=epoch, name=f"{file or kind}-{step:06d}")

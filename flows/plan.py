@@ -84,6 +84,15 @@ def publish_plan(
         run.history.publish("epochs", [plan], stage=stage, epoch=epoch)
 
 
+def is_planned(run: Run, stage: int, epoch: int) -> bool:
+    """Whether all that `publish_plan` publishes of an epoch is there."""
+    if run.history.has("epochs", stage=stage, epoch=epoch):
+        return True
+    if not run.history.has("decisions", stage=stage, epoch=epoch):
+        return False
+    return not any(run.history.read("decisions", stage=stage, epoch=epoch, name="rows")["keep"].to_pylist())
+
+
 def new_prompt(problem: Problem, reason: str) -> dict[str, Any]:
     """The decision to sample a prompt that no epoch has visited."""
     return {

@@ -42,11 +42,16 @@ def publish_row(run: Run, version: int, *, stage: int, epoch: int, step: int) ->
 
 
 def prune(run: Run, newest: int) -> None:
-    """Remove versions older than the newest `keep_policies`, but for those that an epoch began or ended with."""
+    """Remove versions older than the newest `keep_policies`, but for those that are kept for ever.
+
+    Those are the ones that an epoch began or ended with, the base among them, and every `keep_policies_every`-th.
+    """
     boundaries = set(run.history.read("epochs")["first_version"].to_pylist())
+    every = run.settings.keep_policies_every
     for path in (run.directory / "policies").glob("version-*"):
         version = int(path.name.removeprefix("version-"))
-        if version <= newest - run.settings.keep_policies and version not in boundaries:
+        kept = version in boundaries or (every is not None and version % every == 0)
+        if version <= newest - run.settings.keep_policies and not kept:
             remove_directory(path, run.history.tmp_root)
 
 

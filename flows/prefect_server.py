@@ -55,8 +55,7 @@ def prefect_api() -> Iterator[None]:
     """Flows that are called in the block run against an API that answers. Raises ServerError when there is none."""
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    # Not when the block ends: Prefect sends its last logs in the exit hooks of threading, which come before atexit's.
-    atexit.register(_end_threads)
+    end_threads_at_exit()
     url = PREFECT_API_URL.value()
     if url is None:
         url = _start_server()
@@ -65,6 +64,17 @@ def prefect_api() -> Iterator[None]:
     # Heartbeats cost a second per flow run; they serve automations, which a server of our own does not run.
     with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
+
+
+def require_api() -> str:
+    """The URL of the Prefect API that PREFECT_API_URL names. Raises ServerError when it names none, or none answers."""
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if url is None:
+        raise ServerError("PREFECT_API_URL names no Prefect API: `srpo serve` starts one and prints its address")
+    check_api(url)
+    return str(url)
 
 
 def check_api(url: str) -> None:
@@ -110,6 +120,12 @@ def _start_server() -> str:
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
     raise ServerError(f"the Prefect server did not answer within {START_SECONDS:.0f} s")
+
+
+def end_threads_at_exit() -> None:
+    """In a process that runs flows: end Prefect's event loops before the interpreter ends."""
+    # Not before: Prefect sends its last logs in the exit hooks of threading, which come before atexit's.
+    atexit.register(_end_threads)
 
 
 def _end_threads() -> None:

@@ -1,7 +1,5 @@
 """The beginning of a run: its problems, its base policy, and the first epoch's prompts."""
 
-from pathlib import Path
-
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
@@ -9,20 +7,22 @@ from flows.plan import new_prompt, publish_plan, read_problems
 from flows.policies import publish_row
 from flows.problems import run_problems
 from flows.progress import announce
-from flows.runs import Run, open_run
+from flows.runs import Run
 from flows.stages import MATH
+from flows.working import working
 from srpo_core.policy.sources import policy_directory
 from srpo_core.policy.trainer import Trainer
+from srpo_core.seeds import derive_seed
 from storage.files import publish_directory, temporary_directory
 
 
 @flow(name="prepare", flow_run_name="{run} · prepare")
 def prepare(store: str, run: str) -> None:
     """Write the run's problems, policy version 0 and the plan of its first epoch, where they are missing."""
-    the_run = open_run(Path(store), run)
-    write_problems(the_run)
-    write_base_policy(the_run)
-    plan_first_epoch(the_run)
+    with working(store, run, "prepare") as the_run:
+        write_problems(the_run)
+        write_base_policy(the_run)
+        plan_first_epoch(the_run)
 
 
 @task(name="write problems", cache_policy=NO_CACHE)
@@ -57,7 +57,12 @@ def write_base_policy(run: Run) -> None:
         with temporary_directory(scratch_root) as scratch, temporary_directory(scratch_root) as directory:
             model = policy_directory(settings.policy.model, scratch, revision=settings.policy.revision)
             announce(f"base policy: {settings.policy.model}" + (f", from {model}" if model != scratch else ""))
-            trainer = Trainer(model, settings.update, temperature=settings.rollout.temperature)
+            trainer = Trainer(
+                model,
+                settings.update,
+                temperature=settings.rollout.temperature,
+                adapter_seed=derive_seed(settings.seed, "adapter"),
+            )
             trainer.save(directory)
             publish_directory(directory, run.policy(0))
     publish_row(run, 0, stage=0, epoch=0, step=0)

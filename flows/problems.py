@@ -9,7 +9,7 @@ from srpo_core.problems.lab.world import DOMAINS, MAX_DIFFICULTY, Split, lab_pro
 from srpo_core.problems.overlap import find_overlaps
 from srpo_core.problems.problem import Problem
 from srpo_core.problems.rows import DataError
-from srpo_core.settings.problems import DatasetSettings, DataSettings
+from srpo_core.settings.problems import DatasetSettings, DataSettings, LabSettings
 
 Tell = Callable[[str], None]
 """What takes a line for people, such as `announce`."""
@@ -40,6 +40,12 @@ def heldout_problems(settings: Settings, tell: Tell) -> list[Problem]:
     if isinstance(settings.problems, DataSettings):
         return _read(settings.problems.heldout, settings.seed, tell)
     return _lab(settings, "heldout")
+
+
+def lab_heldout(settings: Settings) -> list[Problem]:
+    """The lab's held-out problems: as many as the settings say, or by default where they name data sets instead."""
+    lab = LabSettings() if isinstance(settings.problems, DataSettings) else settings.problems
+    return _lab(settings.model_copy(update={"problems": lab}), "heldout")
 
 
 def tell_refused(loaded: Loaded, tell: Tell) -> None:

@@ -1,6 +1,5 @@
 """Resampling: the next epoch's prompts, by the run's selector, from what the history says so far."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
@@ -9,8 +8,9 @@ from prefect.cache_policies import NO_CACHE
 from flows.artifacts import publish_table
 from flows.plan import publish_plan, read_plan, read_problems
 from flows.progress import announce_resampling
-from flows.runs import Run, open_run
+from flows.runs import Run
 from flows.selection import selection_parameters
+from flows.working import working
 from storage.selectors import record_visits, select
 
 _SHOWN = 1000  # rows of an artifact; all of them are in `decisions`
@@ -24,18 +24,17 @@ _COUNTS = """
 @flow(name="resample", flow_run_name="{run} · stage {stage} · epoch {epoch} · resample")
 def resample(store: str, run: str, stage: int, epoch: int) -> None:
     """Decide about every candidate prompt after an epoch, and build the next epoch from those that stay."""
-    the_run = open_run(Path(store), run)
-    decide_prompts(the_run, stage, epoch)
-    decisions = the_run.history.read("decisions", stage=stage, epoch=epoch + 1, name="rows").to_pylist()
-    announce_resampling(stage, epoch, decisions)
-    told = (
-        f"Stage {stage}: what the history up to epoch {epoch} decided about epoch {epoch + 1}, by {the_run.rule.name}"
-    )
-    counts = the_run.history.sql(_COUNTS, {"stage": stage, "epoch": epoch + 1}).to_pylist()
-    publish_table(the_run, "resampling", counts, list(counts[0]), told)
-    columns = ("prompt_id", "domain", "difficulty", "keep", "bucket", "reason", "pass_rate", "weight", "visits")
-    part = f"; the first {_SHOWN} of {len(decisions)} prompts" if len(decisions) > _SHOWN else ""
-    publish_table(the_run, "decisions", decisions[:_SHOWN], columns, told + part)
+    with working(store, run, "resample") as the_run:
+        decide_prompts(the_run, stage, epoch)
+        decisions = the_run.history.read("decisions", stage=stage, epoch=epoch + 1, name="rows").to_pylist()
+        announce_resampling(stage, epoch, decisions)
+        rule = the_run.rule.name
+        told = f"Stage {stage}: what the history up to epoch {epoch} decided about epoch {epoch + 1}, by {rule}"
+        counts = the_run.history.sql(_COUNTS, {"stage": stage, "epoch": epoch + 1}).to_pylist()
+        publish_table(the_run, "resampling", counts, list(counts[0]), told)
+        columns = ("prompt_id", "domain", "difficulty", "keep", "bucket", "reason", "pass_rate", "weight", "visits")
+        part = f"; the first {_SHOWN} of {len(decisions)} prompts" if len(decisions) > _SHOWN else ""
+        publish_table(the_run, "decisions", decisions[:_SHOWN], columns, told + part)
 
 
 @task(name="decide prompts", cache_policy=NO_CACHE)

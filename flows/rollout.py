@@ -1,20 +1,20 @@
 """Sampling: the rollouts of one epoch, step after step, into the history."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
+from flows.faults import STEP_RETRIES
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published
-from flows.retries import WHEN_SERVERS_ARE_LOST
 from flows.rows import GradedRollout, informative_groups, mark_used, shard_table
-from flows.runs import Run, open_run
+from flows.runs import Run
 from flows.sampler import Sampler
-from flows.together import StageStoppedError, check_stop, stage_begins, wait_until
+from flows.together import StageStoppedError, check_stop, wait_until
+from flows.working import working
 from srpo_core.dynamic_sampling import StepRounds
 from srpo_core.problems.problem import Problem
 from srpo_core.seeds import derive_seed
@@ -23,10 +23,11 @@ from srpo_core.seeds import derive_seed
 @flow(name="rollout", flow_run_name="{run} · stage {stage} · epoch {epoch} · rollout")
 def rollout(store: str, run: str, stage: int, epoch: int) -> State | None:
     """Sample every step of the epoch that is not committed yet, each from the policy version that is its own."""
-    stage_begins()
     try:
-        the_run = open_run(Path(store), run)
-        with Sampler(the_run.settings, the_run.directory) as sampler:
+        with (
+            working(store, run, "rollout", partner="update") as the_run,
+            Sampler(the_run.settings, the_run.directory) as sampler,
+        ):
             EpochSampling(the_run, stage, epoch, sampler).sample_missing_steps()
     except StageStoppedError as stopped:
         return Cancelled(message=str(stopped))
@@ -129,7 +130,7 @@ class EpochSampling:
         return self._sampler.sample(problems, settings.rollout.group_size, seed_of, stopwatch, kind="generate")
 
 
-@task(name="rollout step", task_run_name="step {step}", cache_policy=NO_CACHE, **WHEN_SERVERS_ARE_LOST)
+@task(name="rollout step", task_run_name="step {step}", cache_policy=NO_CACHE, **STEP_RETRIES)
 def sample_step(sampling: EpochSampling, step: int) -> None:
     """One step as a task run of its own."""
     sampling.sample_step(step)

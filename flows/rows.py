@@ -78,10 +78,15 @@ def mark_used(rows: pa.Table, used: Mapping[str, bool]) -> pa.Table:
     return rows.append_column("used", pa.array([used[prompt] for prompt in rows["prompt_id"].to_pylist()], pa.bool_()))
 
 
+def used_rows(rows: pa.Table) -> pa.Table:
+    """The rollouts of a step that its update uses, perhaps none."""
+    if pc.all(rows["used"]).as_py():  # a filter copies every token; without dynamic sampling there is no need
+        return rows
+    return rows.filter(pc.field("used"))
+
+
 def training_batch(rows: pa.Table) -> RolloutBatch:
-    """The rollouts of one committed step that its update uses, perhaps none; wide rows, groups by prompt."""
-    if not pc.all(rows["used"]).as_py():  # a filter copies every token; without dynamic sampling there is no need
-        rows = rows.filter(pc.field("used"))
+    """Rollouts as their update wants them; wide rows, groups by prompt."""
     prompt_ids = rows["prompt_id"].combine_chunks().dictionary_encode()
     return RolloutBatch(
         prompts=list(_ragged(rows, "prompt_token_ids")),

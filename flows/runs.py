@@ -70,17 +70,44 @@ class Run:
         return self.directory / policy_path(version)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run for this process; the lock goes with the process, however it ends.
+    def locked(self, wait: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the run for this process, which decides what is done next; the lock goes with it, however it ends.
 
-        Raises RunError when another process holds it.
+        While another process holds it, `wait()` is called again and again. Raises what that raises, RunError without.
         """
-        with (self.directory / ".lock").open("a") as file:
+        with self._locked(".lock", wait or self._refuse):
+            yield
+
+    @contextmanager
+    def locked_stage(self, kind: str, wait: Callable[[], None]) -> Iterator[None]:
+        """Hold one kind of work of the run, which may be done in a process of its own, and outlive the run's.
+
+        While another process holds it, `wait()` is called again and again; what that raises ends the waiting.
+        """
+        with self._locked(f".lock-{kind}", wait):
+            yield
+
+    def _refuse(self) -> None:
+        raise RunError(f"run {self.name} is held by another process; wait for it or stop it")
+
+    @contextmanager
+    def _locked(self, name: str, wait: Callable[[], None]) -> Iterator[None]:
+        while True:
+            with self._try_lock(name) as mine:
+                if mine:
+                    yield
+                    return
+            wait()
+
+    @contextmanager
+    def _try_lock(self, name: str) -> Iterator[bool]:
+        with (self.directory / name).open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(f"run {self.name} is held by another process; wait for it or stop it") from error
-            yield
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     @property
     def is_locked(self) -> bool:
@@ -107,12 +134,12 @@ def open_run(store: Path, name: str) -> Run:
     return run
 
 
-def newest_policy(run: Run) -> Path:
-    """The directory of the newest published policy version. Raises RunError before there is one."""
+def newest_version(run: Run) -> int:
+    """The newest published policy version. Raises RunError before there is one."""
     versions = run.history.read("policies")["version"].to_pylist()
     if not versions:
         raise RunError(f"run {run.name} has no policy yet: start it with `srpo resume {run.name}`")
-    return run.policy(max(versions))
+    return int(max(versions))
 
 
 def create_run(store: Path, name: str, settings: Settings) -> Run:

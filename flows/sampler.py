@@ -41,6 +41,10 @@ class Sampler:
             self._tokenizer = load_tokenizer(checkpoint)
         self._engine.load(checkpoint)
 
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Refuse problems that cannot be judged here. Raises UnsupportedProblemError, SandboxUnavailable."""
+        self._verifiers.check(problems)
+
     def sample(
         self,
         problems: Sequence[Problem],

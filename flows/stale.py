@@ -1,30 +1,36 @@
-"""Flow runs that a killed process left behind: they would show as running for ever."""
+"""Flow runs that an earlier attempt left behind: they would show as running for ever, or go on working."""
 
-from contextlib import AbstractContextManager
 from typing import Any
 
-from prefect import tags
+from prefect import State
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
+from prefect.context import FlowRunContext
 from prefect.states import Crashed
 
+from flows.deployed import cancel
+from flows.execution import Mode, directory_tag
 from flows.runs import Run
 
 
-def run_tag(run: Run) -> AbstractContextManager[Any]:
-    """Flow runs that begin in the block can be found as this run's."""
-    return tags(_tag(run))
+def close_stale_flow_runs(run: Run, mode: Mode) -> None:
+    """Mark what a killed process left as running as crashed. Call it while the run is locked.
 
-
-def close_stale_flow_runs(run: Run) -> None:
-    """Mark the run's flow runs that still count as running as crashed. Call it while the run is locked."""
-    unended = {"tags": {"all_": [_tag(run)]}, "state": {"type": {"any_": ["RUNNING", "PENDING"]}}}
+    Deployed stages may be alive without who asked for them: they are waited for in the mode `deployments`, and
+    cancelled when this process takes over their work.
+    """
+    unended = {
+        "tags": {"all_": [directory_tag(run.directory)]},
+        "state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}},
+    }
+    context = FlowRunContext.get()
+    own = context.flow_run.id if context is not None and context.flow_run is not None else None
     with get_client(sync_client=True) as client:
         for flow_run in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(unended)):
-            client.set_flow_run_state(
-                flow_run.id, Crashed(message="its process was killed; the run went on"), force=True
-            )
-
-
-def _tag(run: Run) -> str:
-    return f"srpo:{run.directory.absolute()}"
+            if flow_run.id == own:
+                continue
+            if flow_run.deployment_id is None:
+                state: State[Any] = Crashed(message="its process was killed; the run went on")
+                client.set_flow_run_state(flow_run.id, state, force=True)
+            elif mode == "inline":
+                cancel(client, flow_run.id)

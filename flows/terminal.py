@@ -56,16 +56,30 @@ def evaluation_table(status: Status) -> Table:
         if row["after"] == last[row["stage"]]:
             cells.setdefault((row["domain"], row["class"]), {})[row["stage"]] = _interval(row)
     for (domain, difficulty), by_stage in cells.items():
-        table.add_row(domain or "all", str(difficulty or "all"), *[by_stage.get(stage, "-") for stage in last])
+        table.add_row(
+            domain or "all",
+            "all" if difficulty is None else str(difficulty),
+            *[by_stage.get(stage, "-") for stage in last],
+        )
     return table
 
 
-def print_evaluation(rows: Sequence[Mapping[str, Any]]) -> None:
-    """pass@1 of one policy by domain and class."""
-    table = Table("domain", "class", "problems", "pass@1", "mean tokens", "truncated")
-    for row in rows:
-        where = (row["domain"] or "all", str(row["difficulty"] or "all"), str(row["n"]))
-        table.add_row(*where, _interval(row), f"{row['mean_tokens']:.1f}", f"{row['truncated']:.1%}")
+def print_suites(suites: Sequence[Mapping[str, Any]]) -> None:
+    """What a policy did on each suite, a line each; and by class where a suite has several."""
+    table = Table("suite", "class", "problems", "samples", "pass@1", "pass@k", "mean tokens", "truncated", "ungraded")
+    for suite in suites:
+        for row in suite["rows"]:
+            table.add_row(
+                suite["suite"],
+                "all" if row["difficulty"] is None else str(row["difficulty"]),
+                str(row["n"]),
+                str(row["samples"]),
+                _interval(row),
+                ", ".join(f"{k}: {value:.3f}" for k, value in row["pass_at"].items()),
+                f"{row['mean_tokens']:.1f}",
+                f"{row['truncated']:.1%}",
+                f"{row['ungraded']:.1%}",
+            )
     console.print(table)
 
 

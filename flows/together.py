@@ -3,7 +3,8 @@
 import contextvars
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -29,6 +30,7 @@ class Company:
 
 # Contexts that are copied for a stage's thread hold the same object.
 _COMPANY: ContextVar[Company | None] = ContextVar("company", default=None)
+_WATCH: ContextVar[Callable[[], bool] | None] = ContextVar("watch", default=None)
 
 
 def stage_begins() -> None:
@@ -38,10 +40,20 @@ def stage_begins() -> None:
         company.begun.set()
 
 
+@contextmanager
+def watching(must_stop: Callable[[], bool]) -> Iterator[None]:
+    """In the block, the stage also stops once `must_stop()`: how one in a process of its own learns of the others."""
+    token = _WATCH.set(must_stop)
+    try:
+        yield
+    finally:
+        _WATCH.reset(token)
+
+
 def check_stop() -> None:
     """Raise StageStoppedError when the company is stopping."""
-    company = _COMPANY.get()
-    if company is not None and company.stop.is_set():
+    company, must_stop = _COMPANY.get(), _WATCH.get()
+    if (company is not None and company.stop.is_set()) or (must_stop is not None and must_stop()):
         raise StageStoppedError
 
 

@@ -1,6 +1,5 @@
 """When a stage ends, and the step from stage 1 (math) to stage 2 (math and code)."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
@@ -8,8 +7,9 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.plan import new_prompt, publish_plan, read_plan, read_problems
 from flows.progress import announce
-from flows.runs import Run, open_run
+from flows.runs import Run
 from flows.stages import MATH, MATH_AND_CODE
+from flows.working import working
 
 # storage/sql/transition.sql tells the rule.
 _DECISION = """
@@ -48,11 +48,11 @@ def _thresholds(run: Run, stage: int) -> dict[str, float]:
 @flow(name="transition", flow_run_name="{run} · stage 1 to stage 2, after epoch {epoch} · transition")
 def transition(store: str, run: str, epoch: int) -> None:
     """Build the first prompt set of stage 2 after the last `epoch` of stage 1."""
-    the_run = open_run(Path(store), run)
-    build_second_stage(the_run, epoch)
-    rows = the_run.history.read("decisions", stage=MATH_AND_CODE, epoch=0, name="rows").to_pylist()
-    kept = [row["domain"] for row in rows if row["keep"]]
-    announce(f"stage 2 begins with {kept.count('code')} code prompts and {kept.count('math')} math prompts")
+    with working(store, run, "transition") as the_run:
+        build_second_stage(the_run, epoch)
+        rows = the_run.history.read("decisions", stage=MATH_AND_CODE, epoch=0, name="rows").to_pylist()
+        kept = [row["domain"] for row in rows if row["keep"]]
+        announce(f"stage 2 begins with {kept.count('code')} code prompts and {kept.count('math')} math prompts")
 
 
 @task(name="build second stage", cache_policy=NO_CACHE)

@@ -1,20 +1,28 @@
 """Learning: the updates of one epoch, each from the rollouts of one committed step."""
 
+from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
+import pyarrow as pa
 import torch
 from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
+from flows.faults import STEP_RETRIES
 from flows.metrics import Stopwatch, publish_metrics
+from flows.not_finite import report_not_finite
 from flows.plan import EpochPlan, read_plan
-from flows.policies import checked_policy, is_published, prune, publish_row
+from flows.policies import is_published, prune, publish_row
 from flows.progress import announce_step
-from flows.rows import training_batch
-from flows.runs import Run, RunError, open_run
-from flows.together import StageStoppedError, check_stop, stage_begins, wait_until
+from flows.rows import training_batch, used_rows
+from flows.runs import Run, RunError
+from flows.together import StageStoppedError, check_stop, wait_until
+from flows.trainers import open_trainer
+from flows.working import working
+from srpo_core.policy.errors import NotFiniteError
+from srpo_core.policy.performance import performance_metrics
+from srpo_core.policy.ranks.group import RankGroup
 from srpo_core.policy.trainer import Trainer
 from srpo_core.seeds import derive_seed
 from storage.files import publish_directory, temporary_directory
@@ -23,31 +31,33 @@ from storage.files import publish_directory, temporary_directory
 @flow(name="update", flow_run_name="{run} · stage {stage} · epoch {epoch} · update")
 def update(store: str, run: str, stage: int, epoch: int) -> State | None:
     """Make every policy version of the epoch that is not published yet, in order."""
-    stage_begins()
     try:
-        EpochUpdates(open_run(Path(store), run), stage, epoch).make_missing_versions()
+        with working(store, run, "update", partner="rollout") as the_run:
+            EpochUpdates(the_run, stage, epoch).make_missing_versions()
     except StageStoppedError as stopped:
         return Cancelled(message=str(stopped))
     return None
 
 
 class EpochUpdates:
-    """The updates of one epoch. The trainer stays in memory from step to step."""
+    """The updates of one epoch. The trainer stays in memory from step to step, or the processes that it has stay up."""
 
     def __init__(self, run: Run, stage: int, epoch: int) -> None:
         torch.set_num_threads(run.settings.policy.threads)
         self._run = run
         self._plan: EpochPlan = read_plan(run, stage, epoch)
-        self._trainer: Trainer | None = None
+        self._trainer: Trainer | RankGroup | None = None
+        self._held = ExitStack()
 
     def make_missing_versions(self) -> None:
         """Every version that is not published, in order."""
         plan = self._plan
-        for step in range(len(plan.steps)):
-            if not is_published(self._run, plan, plan.first_version + step + 1):
-                check_stop()
-                wait_until(partial(self._run.history.is_committed, plan.stage, plan.epoch, step))
-                update_step(self, step)
+        with self._held:
+            for step in range(len(plan.steps)):
+                if not is_published(self._run, plan, plan.first_version + step + 1):
+                    check_stop()
+                    wait_until(partial(self._run.history.is_committed, plan.stage, plan.epoch, step))
+                    update_step(self, step)
 
     def update_step(self, step: int) -> None:
         """Make the version that follows from one committed step, and publish it."""
@@ -68,31 +78,56 @@ class EpochUpdates:
         with stopwatch.measure("store"):
             rows = run.history.read_step(plan.stage, plan.epoch, step)
             self._check_staleness(rows["policy_version"].to_pylist(), version - 1)
-        with stopwatch.measure("update"):
-            seed = derive_seed(run.settings.seed, "update", plan.stage, plan.epoch, step)
-            metrics = trainer.update(training_batch(rows), seed=seed)
+        rows = used_rows(rows)
+        trainer, metrics = self._update(trainer, rows, step, stopwatch)
         with temporary_directory(run.history.tmp_root) as directory:
             with stopwatch.measure("checkpoint"):
                 trainer.save(directory)
-            values = metrics | stopwatch.seconds
+            values = metrics | stopwatch.seconds | {"step_time": sum(stopwatch.seconds.values())}
             publish_metrics(
                 run, "update", values, stage=plan.stage, epoch=plan.epoch, step=step, policy_version=version
             )
             publish_directory(directory, run.policy(version))
         self._trainer = trainer
 
-    def _trainer_at(self, version: int) -> Trainer:
+    def _update(
+        self, trainer: Trainer | RankGroup, rows: pa.Table, step: int, stopwatch: Stopwatch
+    ) -> tuple[Trainer | RankGroup, dict[str, float]]:
+        """The trainer with the next version, and the update's figures.
+
+        Where the update would not be finite, the next version is equal to the last: the trainer is loaded anew, since
+        the one that failed may have made a part of its optimizer steps.
+        """
+        plan, settings, batch = self._plan, self._run.settings, training_batch(rows)
+        seed = derive_seed(settings.seed, "update", plan.stage, plan.epoch, step)
+        left_out = False
+        try:
+            with stopwatch.measure("update"):
+                metrics = trainer.update(batch, seed=seed)
+        except NotFiniteError as error:
+            left_out = True
+            report_not_finite(self._run, plan, step, error, rows, trainer.progress)
+            with stopwatch.measure("load"):
+                trainer = self._trainer_at(trainer.progress.version)
+            metrics = trainer.leave_out(batch)
+        performance = performance_metrics(
+            tokens=int(batch.lengths.sum()),
+            operations=trainer.operations,
+            skipped=trainer.skipped_operations,
+            seconds=stopwatch.seconds["timing_s/update"],
+            device=settings.policy.device,
+        )
+        metrics["left_out/not_finite"] = float(left_out)
+        metrics["left_out/no_advantage"] = float(not left_out and not metrics["optimizer_steps"])
+        return trainer, metrics | performance
+
+    def _trainer_at(self, version: int) -> Trainer | RankGroup:
         """The trainer at `version`: the one in memory, which an update that fails must not be taken from again."""
         trainer, self._trainer = self._trainer, None
         if trainer is not None and trainer.progress.version == version:
             return trainer
-        settings = self._run.settings
-        return Trainer(
-            checked_policy(self._run, version),
-            settings.update,
-            temperature=settings.rollout.temperature,
-            device=settings.policy.device,
-        )
+        self._held.close()
+        return open_trainer(self._run, version, self._held)
 
     def _check_staleness(self, sampled_by: list[int], version: int) -> None:
         staleness = version - min(sampled_by)
@@ -103,7 +138,7 @@ class EpochUpdates:
             )
 
 
-@task(name="update step", task_run_name="step {step}", cache_policy=NO_CACHE)
+@task(name="update step", task_run_name="step {step}", cache_policy=NO_CACHE, **STEP_RETRIES)
 def update_step(updates: EpochUpdates, step: int) -> None:
     """One update as a task run of its own."""
     updates.update_step(step)

@@ -27,6 +27,8 @@ class Settings(Section):
     """Every random number of the run derives from it."""
     keep_policies: Annotated[int, Field(ge=1)] = 2
     """Newest policy versions kept, besides those that an epoch began or ended with."""
+    keep_policies_every: Annotated[int, Field(ge=1)] | None = None
+    """Versions kept for ever besides: those whose number this divides."""
     policy: PolicySettings = PolicySettings()
     problems: ProblemSettings = LabSettings()
     rollout: RolloutSettings = RolloutSettings()

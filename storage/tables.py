@@ -72,6 +72,7 @@ _DOMAIN = Column("domain", _TEXT, "math or code")
 _DIFFICULTY = Column("difficulty", _INT, "difficulty class of the problem, larger is harder")
 _SAMPLE = Column("sample", _INT, "which rollout of the prompt, from 0")
 _SEED = Column("seed", _INT, "seed that alone fixes this rollout's random numbers")
+_SUITE = Column("suite", _TEXT, "heldout, the run's own held-out problems, or a suite of `srpo eval`")
 _VERSION = Column("policy_version", _INT, "policy version that sampled, in updates since the base (base 0)")
 _COMPLETION_TOKENS = Column("completion_tokens", _INT, "length of the completion, in tokens")
 _FINISH = Column("finish_reason", _TEXT, "stop (it ended itself) or length (it was cut)", values=("stop", "length"))
@@ -150,7 +151,7 @@ PUBLISHED = (
         Column("first_version", _INT, "policy version at its start, in updates"),
         Column("selector", _TEXT, "name of the rule that built the set"))),
     Table("evaluations", "one row per evaluation, domain and difficulty class (null: all together)", (
-        _RUN, _STAGE, _EPOCH,
+        _RUN, _STAGE, _EPOCH, _SUITE,
         Column("after", _INT, "epochs of the stage that were finished; stage 0, after 0 is the base"), _VERSION,
         Column("domain", _TEXT, "math or code; null: both", nullable=True),
         Column("difficulty", _INT, "difficulty class; null: all", nullable=True),
@@ -158,11 +159,13 @@ PUBLISHED = (
         Column("pass_at_1", _FLOAT, "mean share of correct rollouts, 0 to 1", finite=True),
         Column("low", _FLOAT, "lower end of its 95 % interval", finite=True),
         Column("high", _FLOAT, "upper end of its 95 % interval", finite=True),
+        Column("pass_at_k", _FLOAT, "mean share of problems solved within k = `samples` rollouts, 0 to 1", finite=True),
         Column("mean_tokens", _FLOAT, "mean completion length, in tokens", finite=True),
-        Column("truncated", _FLOAT, "share of completions cut at the maximum length, 0 to 1", finite=True))),
+        Column("truncated", _FLOAT, "share of completions cut at the maximum length, 0 to 1", finite=True),
+        Column("ungraded", _FLOAT, "share of rollouts not graded, 0 to 1; pass@1 counts them as wrong", finite=True))),
     Table("evaluation_rollouts", "one row per rollout of an evaluation", (
         _RUN, _STAGE, Column("epoch", _INT, "`after` of its evaluation: epochs of the stage that were finished"),
-        _PROMPT, _DOMAIN, _DIFFICULTY, _SAMPLE, _SEED, _VERSION,
+        _SUITE, _PROMPT, _DOMAIN, _DIFFICULTY, _SAMPLE, _SEED, _VERSION,
         Column("completion", _TEXT, "the completion as text"), _COMPLETION_TOKENS, _FINISH, *_GRADES)),
     Table("metrics", "one row per measured value; the unit is in the name (timing_s/*: seconds)", (
         _RUN, _STAGE, _EPOCH, _STEP, Column("policy_version", _INT, "policy version at work, in updates"),

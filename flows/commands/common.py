@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,6 +34,15 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run i
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Change one setting, such as update.learning_rate=1e-4. Repeatable."),
+]
+Mode = Literal["inline", "deployments"]  # as flows/execution.py has it, which takes seconds to import
+ModeOption = Annotated[
+    Mode,
+    typer.Option(
+        "--mode",
+        help="Who trains: this process, or the workers of the deployments that PREFECT_API_URL knows.",
+        envvar="SRPO_MODE",
+    ),
 ]
 STORE = Path("runs")
 

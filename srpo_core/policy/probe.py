@@ -46,12 +46,14 @@ def probe_token_ids(vocab_size: int, max_length: int) -> npt.NDArray[np.int32]:
 @torch.no_grad()
 def measure_probe(model: PreTrainedModel) -> Probe:
     """The log-probabilities that `model` gives to its probe."""
-    training = model.training
+    training, attention = model.training, model.config._attn_implementation
     model.eval()
+    model.set_attn_implementation("sdpa")  # the update's own attends packed rollouts alone
     token_ids = probe_token_ids(model.config.vocab_size, model.config.max_position_embeddings)
     tokens = torch.from_numpy(token_ids.astype(np.int64)).to(model.device)
     logprobs = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
     scored = logprobs.gather(-1, tokens[:, 1:, None]).squeeze(-1)
+    model.set_attn_implementation(attention)
     model.train(training)
     return Probe(token_ids, scored.cpu().numpy())
 

@@ -22,9 +22,18 @@ _SPLIT_WITH_DIGITS_APART = {"smollm", "starcoder", "refact", "command-r", "codes
 def policy_directory(source: str, scratch: Path, *, revision: str | None = None) -> Path:
     """The directory with the policy that `source` names, as transformers writes one.
 
+    A GGUF file is written into `scratch`, dequantised, in float32. Otherwise as `locate_policy`.
+    """
+    place = locate_policy(source, revision=revision)
+    return _write_gguf(place, scratch) if place.is_file() else place
+
+
+def locate_policy(source: str, *, revision: str | None = None) -> Path:
+    """Where the policy is that `source` names: a directory that transformers wrote, or a GGUF file.
+
     `source` is `lab`, a name of `PACKAGED`, a directory, a file that ends in .gguf, or a Hugging Face id, of which
-    `revision` pins branch, tag or commit. A GGUF file is written into `scratch`, dequantised, in float32; a Hugging
-    Face id is downloaded into that library's cache, or taken from it. Raises PolicyError that says what to do.
+    `revision` pins branch, tag or commit. A Hugging Face id is downloaded into that library's cache, or taken from it:
+    its directory's name is the commit. Raises PolicyError that says what to do.
     """
     path = Path(source).expanduser()
     of_hub = not (source == "lab" or source in PACKAGED or path.exists()) and _HUB_ID.fullmatch(source) is not None
@@ -35,10 +44,8 @@ def policy_directory(source: str, scratch: Path, *, revision: str | None = None)
 
         return base_policy_dir()
     if source in PACKAGED:
-        return _write_gguf(_packaged_file(source), scratch)
-    if path.is_file() and path.suffix == ".gguf":
-        return _write_gguf(path, scratch)
-    if path.is_dir():
+        return _packaged_file(source)
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if of_hub and path.suffix != ".gguf":
         return _hub_snapshot(source, revision)

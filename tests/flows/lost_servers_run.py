@@ -9,14 +9,14 @@ quiet_prefect()  # before anything imports Prefect, as the command itself does
 
 from prefect import flow, task
 
-from flows.retries import WHEN_SERVERS_ARE_LOST
+from flows.faults import STEP_RETRIES
 from srpo_core.rollout.errors import EngineUnavailableError, StaleWeightsError
 
 ERRORS = {"lost": EngineUnavailableError, "stale": StaleWeightsError}
 tries = 0
 
 
-@task(**WHEN_SERVERS_ARE_LOST | {"retry_delay_seconds": [0.0]})
+@task(**STEP_RETRIES | {"retry_delay_seconds": [0.0], "retry_jitter_factor": None})
 def sampling(error: type[Exception]) -> NoReturn:
     """Fail."""
     global tries  # noqa: PLW0603

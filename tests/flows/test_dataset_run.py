@@ -129,6 +129,7 @@ def test_a_run_on_math_alone_ends_after_stage_one_and_one_with_code_after_stage_
             settings = settings_of(directory, policy, train=[sums, programs(directory)])
         done = pipeline.srpo("run", settings, "--store", tmp_path / "runs", "--run-id", name)
         assert done.returncode == 0, done.stderr
+        assert "│ math   │ 0     │" in done.stdout, "class 0 (unknown) has rows of its own"
     math, both = (open_run(tmp_path / "runs", name) for name in ("math", "both"))
     assert transitions(math)[-1] == (1, "finish")
     assert {stage for stage, _ in transitions(math)} == {1}

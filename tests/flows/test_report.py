@@ -131,7 +131,8 @@ def move(run: Run, stage: int, epoch: int, decision: str, reason: str, gain: flo
 
 def evaluate(run: Run, stage: int, after: int, version: int, figures: Figures) -> None:
     rows = [
-        {"after": after, "policy_version": version, "domain": domain, "difficulty": difficulty, "n": 40, "samples": 2}
+        {"suite": "heldout", "after": after, "policy_version": version, "domain": domain, "difficulty": difficulty}
+        | {"n": 40, "samples": 2, "pass_at_k": value, "ungraded": 0.0}
         | {"pass_at_1": value, "low": max(0.0, value - 0.0625), "high": min(1.0, value + 0.0625)}
         | {"mean_tokens": 2.0, "truncated": 0.0}
         for (domain, difficulty), value in figures.items()
@@ -183,7 +184,9 @@ def fill(run: Run) -> None:
         held = {"prompt_id": "d", "domain": "code", "difficulty": 8, "sample": 0, "seed": 1, "policy_version": 0}
         ended = {"completion": completion, "completion_tokens": 2, "finish_reason": "stop", "verdict": "graded"}
         grade = {"accuracy": accuracy, **UNPENALISED, "reward": accuracy}
-        run.history.publish("evaluation_rollouts", [held | ended | grade], stage=stage, epoch=after)
+        run.history.publish(
+            "evaluation_rollouts", [held | ended | grade | {"suite": "heldout"}], stage=stage, epoch=after
+        )
 
 
 @pytest.fixture

@@ -31,7 +31,9 @@ def tables(run: Run) -> dict[str, list[Any]]:
     """Every row of every table, but for measured times."""
     history = run.history
     every = {name: history.read(name).to_pylist() for name in TABLES if name != "rollouts"}
-    every["metrics"] = [row for row in every["metrics"] if not row["name"].startswith("timing_s/")]
+    every["metrics"] = [
+        row for row in every["metrics"] if not row["name"].startswith(("timing_s/", "perf/", "step_time"))
+    ]
     every["rollouts"] = history.sql("FROM trajectories ORDER BY stage, epoch, step, position").to_pylist()
     return every
 

@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from flows.rows import informative_groups, mark_used, training_batch
+from flows.rows import informative_groups, mark_used, training_batch, used_rows
 
 GROUPS: dict[str, list[float | None]] = {"b": [1.0, 0.0], "a": [1.0, 1.0], "c": [None, 0.0], "d": [0.0, 1.0]}
 
@@ -30,7 +30,7 @@ def test_groups_are_informative_when_their_graded_accuracies_differ(rows: pa.Tab
 
 @pytest.mark.parametrize("used", ["bd", "a", "dc", "bacd"])
 def test_a_batch_has_the_used_rollouts_alone_whole_and_in_order(rows: pa.Table, used: str) -> None:
-    batch = training_batch(mark_used(rows, {prompt: prompt in used for prompt in GROUPS}))
+    batch = training_batch(used_rows(mark_used(rows, {prompt: prompt in used for prompt in GROUPS})))
     places = [2 * n + m for n, prompt in enumerate(GROUPS) for m in (0, 1) if prompt in used]
     assert batch.completion_lengths.tolist() == [place + 1 for place in places]
     assert [completion.tolist() for completion in batch.completions] == [list(range(place + 1)) for place in places]
@@ -41,5 +41,5 @@ def test_a_batch_has_the_used_rollouts_alone_whole_and_in_order(rows: pa.Table, 
 
 
 def test_a_step_of_which_nothing_is_used_is_an_empty_batch(rows: pa.Table) -> None:
-    batch = training_batch(mark_used(rows, dict.fromkeys(GROUPS, False)))
+    batch = training_batch(used_rows(mark_used(rows, dict.fromkeys(GROUPS, False))))
     assert len(batch.rewards) == len(batch.prompts) == len(batch.groups) == batch.lengths.sum() == 0

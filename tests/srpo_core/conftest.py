@@ -22,6 +22,8 @@ from transformers import (
 )
 
 from srpo_core.policy.batch import RolloutBatch
+from srpo_core.policy.packing import pack
+from srpo_core.policy.scorer import Scorer
 
 torch.set_num_threads(1)
 # A slow machine is no defect of what is tested.
@@ -106,6 +108,20 @@ def token_logprobs() -> References:
         return torch.stack(rows)
 
     return reference
+
+
+@pytest.fixture(scope="session")
+def statistics_of() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """Log-probabilities and entropies of all completion tokens, as the trainer computes them; pad and bos unsampled."""
+
+    def statistics(
+        model: Any, prompts: Sequence[Any], completions: Sequence[Any], temperature: float = 1.0, padding: float = 0.5
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        scorer = Scorer(model, temperature=temperature, unsampled=[PAD, BOS])
+        logprobs, entropy = scorer(pack(prompts, completions, padding=padding))
+        return logprobs, entropy
+
+    return statistics
 
 
 @pytest.fixture(scope="session")

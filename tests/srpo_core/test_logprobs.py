@@ -8,23 +8,22 @@ import pytest
 import torch
 
 from srpo_core.policy.batch import RolloutBatch
-from srpo_core.policy.logprobs import TokenStatistics, completion_statistics
 from srpo_core.policy.model import load_model, load_tokenizer, sampling_logits, unsampled_token_ids
 
 Batches = Callable[..., RolloutBatch]
 References = Callable[..., torch.Tensor]
+Statistics = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 UNSAMPLED = torch.tensor([0, 1])
-
-
-def statistics(policy: Path, batch: RolloutBatch, temperature: float = 1.0) -> TokenStatistics:
-    return completion_statistics(
-        load_model(policy), batch.prompts, batch.completions, temperature=temperature, unsampled=UNSAMPLED
-    )
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
 def test_log_probabilities_and_entropy_equal_the_definition(
-    llama: Path, double_llama: torch.nn.Module, token_logprobs: References, make_batch: Batches, temperature: float
+    llama: Path,
+    double_llama: torch.nn.Module,
+    token_logprobs: References,
+    statistics_of: Statistics,
+    make_batch: Batches,
+    temperature: float,
 ) -> None:
     batch = make_batch(seed=1)
     logprobs, entropy = [], []
@@ -33,26 +32,23 @@ def test_log_probabilities_and_entropy_equal_the_definition(
             table = token_logprobs(double_llama, prompt, completion, temperature)
             logprobs += [float(row[token]) for row, token in zip(table, completion, strict=True)]
             entropy += [float(-(row.exp() * row)[row > -torch.inf].sum()) for row in table]
-    measured = statistics(llama, batch, temperature)
-    np.testing.assert_allclose(measured.logprobs.detach(), logprobs, atol=1e-5)
-    np.testing.assert_allclose(measured.entropy, entropy, atol=1e-5)
+    measured = statistics_of(load_model(llama), batch.prompts, batch.completions, temperature)
+    np.testing.assert_allclose(measured[0].detach(), logprobs, atol=1e-5)
+    np.testing.assert_allclose(measured[1].detach(), entropy, atol=1e-5)
 
 
-def test_a_rollout_has_the_same_statistics_alone_and_beside_longer_ones(llama: Path, make_batch: Batches) -> None:
-    batch = make_batch(seed=2)
-    together = statistics(llama, batch).logprobs.detach().split(batch.completion_lengths.tolist())
-    for row, expected in enumerate(together):
-        alone = completion_statistics(
-            load_model(llama), [batch.prompts[row]], [batch.completions[row]], temperature=1.0, unsampled=UNSAMPLED
-        )
-        torch.testing.assert_close(alone.logprobs.detach(), expected, atol=1e-5, rtol=0)
-
-
-def test_only_the_log_probabilities_carry_a_gradient(llama: Path, make_batch: Batches) -> None:
-    measured = statistics(llama, make_batch())
-    assert measured.logprobs.requires_grad
-    assert not measured.entropy.requires_grad
-    assert measured.logprobs.dtype == measured.entropy.dtype == torch.float32
+@pytest.mark.parametrize("padding", [0.0, 0.5, 100.0])  # nothing padded, as on a GPU; some grids; one grid
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox", "gptj"])
+def test_a_rollout_has_the_same_statistics_alone_and_beside_others(
+    make_policy: Callable[..., Path], statistics_of: Statistics, make_batch: Batches, architecture: str, padding: float
+) -> None:
+    batch, model = make_batch(seed=2), load_model(make_policy(architecture))
+    lengths, given = batch.completion_lengths.tolist(), (batch.prompts, batch.completions)
+    together = [values.detach().split(lengths) for values in statistics_of(model, *given, padding=padding)]
+    for row, expected in enumerate(zip(*together, strict=True)):
+        alone = statistics_of(model, [batch.prompts[row]], [batch.completions[row]])
+        for one, other in zip(alone, expected, strict=True):
+            torch.testing.assert_close(one.detach(), other, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

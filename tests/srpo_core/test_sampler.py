@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from srpo_core.policy.errors import PolicyError
-from srpo_core.policy.logprobs import completion_statistics
 from srpo_core.policy.model import load_model, load_tokenizer
+from srpo_core.policy.scorer import Scorer
 from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
 from srpo_core.rollout.transformers import UNIFORMS_AT_ONCE, TransformersEngine, draw
 from srpo_core.seeds import derive_seed, generator
@@ -63,10 +63,8 @@ def trainer_logprobs(
     prompts = [np.array(g.prompt_token_ids, dtype=np.int32) for g in groups for _ in g.seeds]
     tokens = [completion.token_ids for completion in flat(completions)]
     with torch.no_grad():
-        measured = completion_statistics(
-            model, prompts, tokens, temperature=temperature, unsampled=torch.tensor([PAD, BOS])
-        )
-    values: npt.NDArray[np.float32] = measured.logprobs.numpy()
+        scorer = Scorer(model, temperature=temperature, unsampled=[PAD, BOS])
+        values: npt.NDArray[np.float32] = scorer(scorer.pack(prompts, tokens))[0].numpy()
     return values
 
 

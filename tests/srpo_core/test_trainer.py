@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from srpo_core.policy.advantages import group_advantages
+from srpo_core.policy.advantages import advantages_of
 from srpo_core.policy.batch import RolloutBatch
-from srpo_core.policy.errors import PolicyError
-from srpo_core.policy.logprobs import completion_statistics
-from srpo_core.policy.losses import clipped_loss_sums
+from srpo_core.policy.errors import NotFiniteError
+from srpo_core.policy.losses.clip import clip_losses
 from srpo_core.policy.model import load_model
+from srpo_core.policy.scorer import Scorer
 from srpo_core.policy.trainer import Trainer
 from srpo_core.settings.update import UpdateSettings
 
@@ -95,7 +95,7 @@ def test_the_gradient_equals_the_formulas_through_the_model_in_float64(
         if objective.requires_grad:  # else every token of it is cut
             (-objective / total).backward()
     assert {(True, True, True), (True, False, False), (False, True, False), (False, False, True)} <= sides
-    measured = gradient(batch, temperature=temperature, scale_by_std=scale_by_std)
+    measured = gradient(batch, temperature=temperature, advantage="group_std" if scale_by_std else "group_mean")
     assert relative_difference(measured, by_name(model)) < 1e-5
 
 
@@ -111,17 +111,16 @@ def test_skipping_rollouts_without_advantage_gives_the_gradient_of_computing_the
 ) -> None:
     everything = make_batch(seed=5)
     batch = rows_of(everything, ~np.isnan(everything.rewards))
-    advantages = group_advantages(batch.rewards, batch.groups, scale_by_std=True)
+    advantages = advantages_of("group_std", batch.rewards, batch.groups)
     advantages[batch.truncated] = 0.0
     assert (advantages == 0).sum() >= 5
     model = load_model(llama)
-    computed = completion_statistics(
-        model, batch.prompts, batch.completions, temperature=1.0, unsampled=torch.tensor([0, 1])
-    )
+    scorer = Scorer(model, temperature=1.0, unsampled=[0, 1])
+    logprobs, _ = scorer(scorer.pack(batch.prompts, batch.completions))
     per_token = torch.from_numpy(np.repeat(advantages, batch.completion_lengths).astype(np.float32))
     old = torch.from_numpy(np.concatenate(batch.logprobs))
-    sums = clipped_loss_sums(computed.logprobs, old, per_token, clip_low=0.2, clip_high=0.28)
-    (sums.loss / len(old)).backward()
+    losses = clip_losses(logprobs, old, per_token, clip_low=0.2, clip_high=0.28).losses
+    (losses.sum() / len(old)).backward()
     assert relative_difference(gradient(batch), by_name(model)) < 1e-6
 
 
@@ -219,14 +218,13 @@ def test_an_update_makes_the_better_rollouts_more_likely(llama: Path, tmp_path: 
     trainer = Trainer(llama, UpdateSettings(learning_rate=1e-3), temperature=1.0)
     trainer.update(batch, seed=0)
     trainer.save(tmp_path)
-    advantages = group_advantages(batch.rewards, batch.groups, scale_by_std=True)
+    advantages = advantages_of("group_std", batch.rewards, batch.groups)
     advantages[batch.truncated] = 0.0
     gains = []
     for policy in (llama, tmp_path):
-        measured = completion_statistics(
-            load_model(policy), batch.prompts, batch.completions, temperature=1.0, unsampled=torch.tensor([0, 1])
-        )
-        weighted = measured.logprobs.detach() * torch.from_numpy(np.repeat(advantages, batch.completion_lengths))
+        scorer = Scorer(load_model(policy), temperature=1.0, unsampled=[0, 1])
+        logprobs, _ = scorer(scorer.pack(batch.prompts, batch.completions))
+        weighted = logprobs.detach() * torch.from_numpy(np.repeat(advantages, batch.completion_lengths))
         gains.append(float(weighted.sum()))
     assert gains[1] > gains[0]
 
@@ -242,7 +240,7 @@ def test_a_gradient_that_is_not_finite_is_refused_and_the_policy_stays(
     worst = int(np.flatnonzero(batch.groups == 4)[1])  # with -inf its ratio is infinite, and its advantage negative
     broken = list(batch.logprobs)
     broken[worst] = np.full_like(broken[worst], value)
-    with pytest.raises(PolicyError, match="version 2 is not finite"):
+    with pytest.raises(NotFiniteError, match="not finite: sampler's logprobs, with 1 rollouts"):
         trainer.update(replace(batch, logprobs=broken), seed=1)
     trainer.save(tmp_path / "after")
     for name in ("model.safetensors", "optimizer.safetensors", "trainer.json"):
@@ -263,7 +261,11 @@ def test_an_update_without_any_advantage_makes_a_version_with_the_same_weights(
     assert (metrics["optimizer_steps"], metrics["grad_norm"], metrics["frac_tokens_skipped"]) == (0.0, 0.0, 1.0)
     for name in ("model.safetensors", "optimizer.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert json.loads((tmp_path / "two" / "trainer.json").read_text()) == {"version": 2, "optimizer_steps": 1}
+    assert json.loads((tmp_path / "two" / "trainer.json").read_text()) == {
+        "version": 2,
+        "optimizer_steps": 1,
+        "left_out": 0,
+    }
 
 
 def test_an_update_without_any_rollout_makes_a_version_with_the_same_weights(
@@ -281,7 +283,11 @@ def test_an_update_without_any_rollout_makes_a_version_with_the_same_weights(
     assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
         tmp_path / "two" / "model.safetensors"
     ).read_bytes()
-    assert json.loads((tmp_path / "two" / "trainer.json").read_text()) == {"version": 2, "optimizer_steps": 2}
+    assert json.loads((tmp_path / "two" / "trainer.json").read_text()) == {
+        "version": 2,
+        "optimizer_steps": 2,
+        "left_out": 0,
+    }
 
 
 def test_metrics_equal_their_definitions(
@@ -290,11 +296,13 @@ def test_metrics_equal_their_definitions(
     batch = make_batch(seed=14)
     metrics = Trainer(llama, UpdateSettings(mask_truncated=False), temperature=1.0).update(batch, seed=0)
     graded = batch.rewards[~np.isnan(batch.rewards)]
-    advantages = group_advantages(batch.rewards, batch.groups, scale_by_std=True)
-    low, high, entropy, divergence, trained, difference, loss = 0, 0, 0.0, 0.0, 0, 0.0, 0.0
+    advantages = advantages_of("group_std", batch.rewards, batch.groups)
+    low, high, entropy, divergence, trained, differences, loss = 0, 0, 0.0, 0.0, 0, [], 0.0
+    shares = []
     with torch.no_grad():
         for row in np.flatnonzero(advantages).tolist():
             table = token_logprobs(double_llama, batch.prompts[row], batch.completions[row], 1.0)
+            before = low, high
             for t, token in enumerate(batch.completions[row]):
                 change = float(table[t, int(token)]) - float(batch.logprobs[row][t])
                 ratio, a = float(np.exp(change)), advantages[row]
@@ -302,11 +310,14 @@ def test_metrics_equal_their_definitions(
                 high += ratio > 1.28 and a > 0
                 loss -= min(ratio * a, min(max(ratio, 0.8), 1.28) * a)
                 divergence += ratio - 1 - change
-                difference = max(difference, abs(change))
+                differences.append(abs(change))
                 entropy -= sum(float(p.exp() * p) for p in table[t] if p > -torch.inf)
                 trained += 1
+            count = len(batch.completions[row])
+            shares.append(((low - before[0]) / count, (high - before[1]) / count))
     graded_tokens = batch.completion_lengths[~np.isnan(batch.rewards)].sum()
-    tokens = batch.completion_lengths.sum()
+    lengths = batch.completion_lengths
+    tokens, ended = lengths.sum(), lengths[~batch.truncated]
     assert metrics == pytest.approx(
         {
             "loss": loss / graded_tokens,
@@ -317,13 +328,21 @@ def test_metrics_equal_their_definitions(
             "frac_tokens_skipped": 1 - trained / tokens,
             "num_tokens": tokens,
             "completions/mean_length": tokens / 24,
+            "completions/min_length": lengths.min(),
+            "completions/max_length": lengths.max(),
             "completions/clipped_ratio": 1 / 24,
+            "completions/mean_terminated_length": ended.mean(),
+            "completions/min_terminated_length": ended.min(),
+            "completions/max_terminated_length": ended.max(),
             "entropy": entropy / trained,
             "clip_ratio/low_mean": low / trained,
+            "clip_ratio/low_min": min(share for share, _ in shares),
             "clip_ratio/high_mean": high / trained,
+            "clip_ratio/high_max": max(share for _, share in shares),
             "clip_ratio/region_mean": (low + high) / trained,
             "sampling/approximate_kl": divergence / trained,
-            "sampling/sampling_logp_difference/max": difference,
+            "sampling/sampling_logp_difference/mean": np.mean(differences),
+            "sampling/sampling_logp_difference/max": max(differences),
             "grad_norm": metrics["grad_norm"],
             "optimizer_steps": 1,
         },
@@ -335,3 +354,23 @@ def test_columns_of_different_lengths_are_refused(make_batch: Batches) -> None:
     batch = make_batch()
     with pytest.raises(ValueError, match=r"one entry per rollout.*\[23, 24\]"):
         replace(batch, groups=batch.groups[:-1])
+
+
+def test_bfloat16_products_give_a_gradient_near_the_float32_one_from_float32_weights(
+    gradient: Gradient, make_batch: Batches
+) -> None:
+    batch = make_batch(seed=15, noise=0.0)
+    exact, rounded = gradient(batch), gradient(batch, precision="bfloat16")
+    assert rounded.dtype == torch.float32
+    assert 1e-4 < relative_difference(rounded, exact) < 0.1
+
+
+def test_what_is_skipped_would_have_cost_what_it_costs_when_it_is_not(llama: Path, make_batch: Batches) -> None:
+    batch = make_batch(seed=16)
+    skips = Trainer(llama, UpdateSettings(), temperature=1.0)
+    skips.update(batch, seed=0)
+    computes = Trainer(llama, UpdateSettings(entropy_coefficient=1e-3), temperature=1.0)
+    computes.update(batch, seed=0)
+    assert skips.skipped_operations > 0 == computes.skipped_operations
+    # Apart, groups with the same first token compute it once each: sums differ by less than that.
+    assert skips.operations + skips.skipped_operations == pytest.approx(computes.operations, rel=0.1)

@@ -107,12 +107,28 @@ def fill(history: Any) -> None:
             "pass_at_1": 0.5,
             "low": 0.0,
             "high": 1.0,
+            "pass_at_k": 1.0,
             "mean_tokens": 3.0,
             "truncated": 0.0,
+            "ungraded": 0.0,
         }
-        summary = {"after": epoch, "policy_version": epoch, "domain": None, "difficulty": None, **figures}
+        summary = {
+            "suite": "heldout",
+            "after": epoch,
+            "policy_version": epoch,
+            "domain": None,
+            "difficulty": None,
+            **figures,
+        }
         history.publish("evaluations", [summary], stage=1, epoch=epoch)
-        rollout = {"prompt_id": "h", "domain": "math", "difficulty": 3, "seed": 1, "policy_version": epoch}
+        rollout = {
+            "suite": "heldout",
+            "prompt_id": "h",
+            "domain": "math",
+            "difficulty": 3,
+            "seed": 1,
+            "policy_version": epoch,
+        }
         ended = {"completion_tokens": 3, "finish_reason": "stop", "verdict": "graded", **UNPENALISED, "reward": 1.0}
         rows = [
             {**rollout, **ended, "sample": s, "accuracy": float(epoch), "completion": f"held {epoch}"} for s in range(2)

@@ -1,0 +1,30 @@
+"""`srpo serve`: a Prefect server, the deployments and the workers, on this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.common import STORE, StoreOption, told_errors
+
+
+def serve(
+    store: StoreOption = STORE,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the loopback for the API and the UI.")] = 4200,
+    file: Annotated[
+        Path | None, typer.Option("--prefect-file", help="File to apply. [default: prefect.yaml of the source]")
+    ] = None,
+) -> None:
+    """Serve runs on this machine until Ctrl-C: a Prefect server with its UI, and a worker for each pool."""
+    with told_errors():
+        from flows.deploy import PREFECT_FILE
+        from flows.serve import served, wait_for_an_end
+
+        with served(file or PREFECT_FILE, store, port) as (url, processes):
+            typer.echo(f"the UI is at {url}; start runs there, or with")
+            typer.echo(f"    PREFECT_API_URL={url}/api srpo run SETTINGS --mode deployments --store {store}")
+            typer.echo("Ctrl-C ends the server, the workers and their stages; runs can be resumed")
+            try:
+                wait_for_an_end(processes)
+            except KeyboardInterrupt:
+                typer.echo("ending")

@@ -1,0 +1,251 @@
+"""Stages as flow runs of their own deployments, on whatever worker takes them: begun, watched, begun again, cancelled.
+
+A flow run is found again by its idempotency key: the run's directory, the stage's kind and its place. So an
+orchestrator that was killed meets the flow runs of its former life: what goes on is waited for, what ended is begun
+again under its own name, with its run count raised. Whether there is work left is told by what is committed alone.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from prefect import Flow, State
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Cancelling, Scheduled
+
+from flows.execution import Stage, directory_tag
+from flows.faults import patiently
+from flows.progress import announce
+from flows.runs import Run, RunError
+from flows.together import StageStoppedError
+
+POLL_SECONDS = 1.0
+_ATTEMPTS = 5
+_SETTLE_SECONDS = 15.0  # between a worker's two reports it runs the hooks, for which it imports the flow
+_UNFINISHED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
+
+
+def stage_key(directory: Path, kind: str, place: Mapping[str, Any]) -> str:
+    """The idempotency key of a stage's flow run: one for each piece of work of a run."""
+    return ":".join([str(directory.absolute()), kind, *(f"{name}={place[name]}" for name in sorted(place))])
+
+
+def run_deployed(*stages: Stage) -> None:
+    """Have the stages carried out by their deployments, several at the same time, and wait for their end.
+
+    Raises RunError when one fails, StageStoppedError when one was cancelled; the others are cancelled then.
+    """
+    with get_client(sync_client=True) as client:
+        children = [_Child(client, stage) for stage in stages if not stage.is_done()]
+        try:
+            for before, child in zip([None, *children], children, strict=False):
+                # Each has its place on its pool before the next asks for one: two runs that each hold one pool and
+                # wait for the other would wait for ever.
+                if before is not None:
+                    before.wait_for_a_worker()
+                child.begin()
+            _wait_for_all(children)
+        except BaseException:
+            for child in children:
+                child.cancel()
+            raise
+
+
+def ask_for(deployment: str, **options: Any) -> FlowRun:
+    """The flow run that `run_deployment` makes with these options, or finds, and does not wait for.
+
+    Raises RunError when there is no such deployment.
+    """
+    try:
+        return cast(FlowRun, patiently(run_deployment, deployment, timeout=0, **options))
+    except ObjectNotFound as error:
+        raise RunError(f"the Prefect API has no deployment {deployment}: `srpo deploy` makes it") from error
+
+
+class Followed:
+    """A flow run whose present attempt this process asked for, until it ends."""
+
+    def __init__(self, client: SyncPrefectClient, flow_run: FlowRun) -> None:
+        self._client = client
+        self.flow_run = flow_run
+        self._begun_before = flow_run.run_count - self.state.is_running()  # how many attempts there were before this
+        self._again = 0
+
+    @property
+    def state(self) -> State[Any]:
+        """Its state when it was last looked at."""
+        assert self.flow_run.state is not None
+        return self.flow_run.state
+
+    @property
+    def name(self) -> str:
+        """Its name in the UI."""
+        return self.flow_run.name
+
+    def refresh(self) -> None:
+        """Look at it anew; one that crashed before it began is asked for again.
+
+        A worker tells twice that a process died, the second time seconds later: that ends an attempt which was
+        scheduled in between, as does a worker that dies before it starts the process.
+        """
+        late = self.state.name == "Late"
+        self.flow_run = patiently(self._client.read_flow_run, self.flow_run.id)
+        if self.state.name == "Late" and not late:
+            announce(f"{self.name} waits for a worker of pool {self.flow_run.work_pool_name}")
+        not_begun = self.flow_run.run_count == self._begun_before
+        if self.state.is_crashed() and not_begun and self._again < _ATTEMPTS:
+            self.begin_again()
+
+    def begin_again(self) -> None:
+        """Schedule it once more, under its name; one that has only just crashed when its worker has told so twice."""
+        if self.state.is_crashed():
+            age = (datetime.now(UTC) - self.state.timestamp).total_seconds()
+            time.sleep(max(0.0, min(_SETTLE_SECONDS, _SETTLE_SECONDS - age)))
+        again: State[Any] = Scheduled(name="AwaitingRetry", message="goes on from what is committed")
+        patiently(self._client.set_flow_run_state, self.flow_run.id, again, force=True)
+        self.flow_run = patiently(self._client.read_flow_run, self.flow_run.id)
+        self._begun_before, self._again = self.flow_run.run_count, self._again + 1
+
+
+class _Child:
+    """The flow run of one stage."""
+
+    def __init__(self, client: SyncPrefectClient, stage: Stage) -> None:
+        self._client = client
+        self.stage = stage
+        self._mine = False  # whether the attempt that goes on is one that this orchestrator asked for
+        self._followed: Followed | None = None
+
+    @property
+    def followed(self) -> Followed:
+        assert self._followed is not None
+        return self._followed
+
+    @property
+    def state(self) -> State[Any]:
+        return self.followed.state
+
+    @property
+    def name(self) -> str:
+        return self.followed.name
+
+    def begin(self) -> None:
+        """Ask for the stage; a flow run of a former attempt is taken as it stands, or begun again if it ended."""
+        stage, flow = self.stage, self.stage.flow
+        parameters = stage.parameters
+        flow_run = ask_for(
+            f"{flow.name}/{flow.name}",
+            parameters=parameters,
+            flow_run_name=_name(flow, parameters),
+            tags=stage.tags,
+            idempotency_key=stage_key(stage.run.directory, flow.name, stage.place),
+        )
+        self._followed = Followed(self._client, flow_run)
+        self._mine = self.state.is_scheduled()
+        if self.state.is_final():
+            self._begin_again()
+
+    def refresh(self) -> None:
+        """Read the state anew; what a former orchestrator's attempt left undone when it ended is begun again."""
+        self.followed.refresh()
+        if self.state.is_final() and not self._mine and not self.stage.is_done():
+            self._begin_again()
+
+    def wait_for_a_worker(self) -> None:
+        """Return once a worker took the flow run, which holds its place on the work pool from then on."""
+        while self.state.is_scheduled():
+            time.sleep(POLL_SECONDS)
+            self.refresh()
+
+    def cancel(self) -> None:
+        """Have it stopped, if it was begun and has not ended."""
+        if self._followed is not None:
+            cancel(self._client, self._followed.flow_run.id)
+
+    def _begin_again(self) -> None:
+        self._mine = True
+        self.followed.begin_again()
+
+
+def _wait_for_all(children: Sequence[_Child]) -> None:
+    while any(not child.state.is_final() for child in children):
+        time.sleep(POLL_SECONDS)
+        for child in children:
+            child.refresh()
+        if any(_failed(child) for child in children):
+            for child in children:
+                child.cancel()
+    bad = [child for child in children if _failed(child)]
+    failed = [child for child in bad if not child.state.is_cancelled()]
+    if failed:
+        first = min(failed, key=lambda child: child.state.timestamp)
+        raise RunError(f"{first.name} ended {first.state.name}: {first.state.message}")
+    if bad:
+        raise StageStoppedError
+    if left := [child for child in children if not child.stage.is_done()]:
+        raise RunError(f"{left[0].name} ended Completed, and its work is not committed where this process looks")
+
+
+def _failed(child: _Child) -> bool:
+    return child.state.is_final() and not child.state.is_completed()
+
+
+def _name(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> str:
+    assert isinstance(flow.flow_run_name, str)
+    return flow.flow_run_name.format(**parameters)
+
+
+def cancel(client: SyncPrefectClient, flow_run: Any) -> None:
+    """Cancel a flow run that has not ended: at once if no process has it, else by its worker."""
+    state = patiently(client.read_flow_run, flow_run).state
+    if state is None or state.is_final() or state.is_cancelling():
+        return
+    waiting = state.is_scheduled()
+    patiently(client.set_flow_run_state, flow_run, Cancelled() if waiting else Cancelling(), force=waiting)
+
+
+def cancel_stages(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Hook of a cancelled run: its stages, queued and running, are cancelled with it."""
+    with get_client(sync_client=True) as client:
+        found = [tag for tag in client.read_flow_run(flow_run.id).tags if tag.startswith("srpo:")]
+        children = _flow_runs(client, found[0], states=_UNFINISHED) if found else []  # none: it had not begun
+        for child in children:
+            if child.id != flow_run.id and child.deployment_id is not None:
+                cancel(client, child.id)
+
+
+def orchestrator(client: SyncPrefectClient, run: Run) -> FlowRun | None:
+    """The newest deployed flow run that trains the run."""
+    found = _flow_runs(client, directory_tag(run.directory), flow="srpo", limit=1)
+    return found[0] if found else None
+
+
+def ended_badly_since(client: SyncPrefectClient, key: str, moment: datetime) -> bool:
+    """Whether the flow run with this idempotency key ended after `moment` without completing."""
+    found = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"idempotency_key": {"any_": [key]}}))
+    states = [flow_run.state for flow_run in found if flow_run.state is not None]
+    return any(s.is_final() and not s.is_completed() and s.timestamp > moment for s in states)
+
+
+def _flow_runs(
+    client: SyncPrefectClient, tag: str, *, flow: str | None = None, states: list[str] | None = None, limit: int = 200
+) -> list[FlowRun]:
+    wanted: dict[str, Any] = {"tags": {"all_": [tag]}, "deployment_id": {"is_null_": False}}
+    if states:
+        wanted["state"] = {"type": {"any_": states}}
+    flows = FlowFilter.model_validate({"name": {"any_": [flow]}}) if flow else None
+    found: list[FlowRun] = patiently(
+        client.read_flow_runs,
+        flow_filter=flows,
+        flow_run_filter=FlowRunFilter.model_validate(wanted),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=limit,
+    )
+    return found

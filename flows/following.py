@@ -1,0 +1,43 @@
+"""A run that deployments train, seen from outside: having it scheduled, and waiting for its end."""
+
+import time
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+
+from flows.deployed import POLL_SECONDS, Followed, ask_for, orchestrator
+from flows.execution import run_tags
+from flows.request import RunRequest
+from flows.runs import Run, RunError
+
+DEPLOYMENT = "srpo/srpo"
+
+
+def schedule(run: Run) -> FlowRun:
+    """The deployed flow run that trains the run: the one that does, the last one that did, again, or a new one.
+
+    Raises RunError when the deployment is not there.
+    """
+    with get_client(sync_client=True) as client:
+        flow_run = orchestrator(client, run)
+        state = None if flow_run is None else flow_run.state
+        if flow_run is not None and state is not None and not state.is_completed():
+            followed = Followed(client, flow_run)
+            if state.is_final():
+                followed.begin_again()
+            return followed.flow_run
+    request = RunRequest(name=run.name, store=str(run.store.absolute()), settings=None)
+    parameters = {"request": request.model_dump()}
+    return ask_for(DEPLOYMENT, parameters=parameters, flow_run_name=run.name, tags=run_tags(run))
+
+
+def follow(flow_run: FlowRun) -> None:
+    """Return when the flow run has completed. Raises RunError when it ends otherwise."""
+    with get_client(sync_client=True) as client:
+        followed = Followed(client, flow_run)
+        while not followed.state.is_final():
+            time.sleep(POLL_SECONDS)
+            followed.refresh()
+    state = followed.state
+    if not state.is_completed():
+        raise RunError(f"flow run {followed.name} ended {state.name}: {state.message}")

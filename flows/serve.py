@@ -1,0 +1,124 @@
+"""Everything of the `deployments` mode on one machine: a Prefect server with its UI, the deployments, the workers.
+
+Each process is in a group of its own, out of the terminal's reach, together with whatever it starts: when this process
+ends, every group is ended, the workers' first, so that their flow runs can still tell the server.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import yaml
+
+from flows.prefect_server import START_SECONDS, ServerError
+from flows.process_group import GRACE_SECONDS
+from flows.runs import RunError
+
+_GRACE_SECONDS = GRACE_SECONDS + 5
+_SETTINGS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+    "PREFECT_WORKER_QUERY_SECONDS": "2",  # a stage waits this long at most for its worker; Prefect's default is 10
+}
+
+
+@contextmanager
+def served(file: Path, store: Path, port: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A server at `port` of the loopback and a worker for each pool of `file` while the block runs.
+
+    Gives the UI's address and the processes. Raises ServerError when the server does not start.
+    """
+    logs = store.absolute() / ".serve"
+    logs.mkdir(parents=True, exist_ok=True)
+    url = f"http://127.0.0.1:{port}"
+    environment = _environment(store, url)
+    with ExitStack() as stack:
+        start = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        server = stack.enter_context(_process(start, environment, logs / "server.log"))
+        _await_answer(server, url, logs / "server.log")
+        _apply(file, store, environment)
+        workers = [
+            stack.enter_context(_process(_worker(pool), environment, logs / f"worker-{pool}.log"))
+            for pool in _pools(file)
+        ]
+        yield url, [server, *workers]
+
+
+def wait_for_an_end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Return only by an interrupt. Raises RunError when one of the processes ends by itself."""
+    while True:
+        for process in processes:
+            if process.poll() is not None:
+                raise RunError(
+                    "the Prefect server or a worker ended by itself: the logs in the store's .serve tell why"
+                )
+        time.sleep(0.5)
+
+
+def _environment(store: Path, url: str) -> dict[str, str]:
+    # What the command sets to keep Prefect off its own terminal is not meant for the workers' logs.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_LOGGING_")}
+    address = {"PREFECT_API_URL": f"{url}/api", "PREFECT_SERVER_API_PORT": url.rpartition(":")[2]}
+    return own | _SETTINGS | address | {"SRPO_STORE": str(store.absolute())}
+
+
+def _pools(file: Path) -> list[str]:
+    return [pool["name"] for pool in yaml.safe_load(file.read_text(encoding="utf-8"))["pools"]]
+
+
+def _worker(pool: str) -> list[str]:
+    return [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", pool]
+
+
+def _apply(file: Path, store: Path, environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "flows", "deploy", "--store", str(store), "--prefect-file", str(file)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RunError(done.stderr.removeprefix("srpo: ").strip())
+
+
+def _await_answer(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise ServerError(f"the Prefect server ended with status {server.returncode} at {url}: see {log}")
+        try:
+            with urllib.request.urlopen(f"{url}/api/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise ServerError(f"the Prefect server did not answer at {url} within {START_SECONDS:.0f} s: see {log}")
+
+
+@contextmanager
+def _process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that leads a group of its own; the whole group is gone after the block."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.process_group", str(os.getpid()), *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        _end_group(process)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_SECONDS)
