@@ -32,7 +32,8 @@ def evaluate_policy(run: Run, stage: int, after: int, version: int) -> None:
     """Sample, grade and record; the summary is published last and makes the evaluation complete."""
     settings, history, stopwatch = run.settings, run.history, Stopwatch()
     with Sampler(settings, run.directory) as sampler:
-        sampler.load(checked_policy(run, version))
+        with stopwatch.measure("load"):  # the first one starts the server, where there is one
+            sampler.load(checked_policy(run, version))
         graded = sample_heldout(sampler, settings, read_problems(run, "heldout"), stopwatch)
         sampler.rest()
         proof = sampler.proof()
