@@ -13,6 +13,8 @@ from flows.runs import Run, open_run
 from srpo_core.policy.checkpoints import model_checksum
 from srpo_core.problems.lab import base_policy_dir
 
+pytestmark = pytest.mark.slow
+
 MAX_ROUNDS = 3
 DYNAMIC = f"rollout: {{dynamic_sampling_rounds: {MAX_ROUNDS}, max_staleness: 1, "
 
@@ -111,7 +113,6 @@ def test_dynamic_sampling_changes_no_staleness(run: Run) -> None:
     assert {row["staleness"] for row in rows(run, "FROM staleness WHERE step > 0")} == {1}
 
 
-@pytest.mark.slow
 def test_a_run_killed_between_rounds_is_the_same_bit_for_bit(pipeline: Pipeline, run: Run, tmp_path: Path) -> None:
     settings = tmp_path / "dynamic.yaml"
     settings.write_text(TINY.read_text().replace("rollout: {", DYNAMIC))
@@ -123,7 +124,6 @@ def test_a_run_killed_between_rounds_is_the_same_bit_for_bit(pipeline: Pipeline,
     assert_same_run(open_run(tmp_path, "tiny"), run)
 
 
-@pytest.mark.slow
 def test_steps_in_which_nothing_is_informative_end_and_make_versions_equal_to_the_base(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:

@@ -80,6 +80,7 @@ def broken(half_done: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(half_done, tmp_path / "store"))
 
 
+@pytest.mark.slow
 def test_a_corrupt_shard_is_named_and_a_good_copy_put_back_lets_the_run_go_on(
     pipeline: Pipeline, undisturbed: UndisturbedRun, broken: Path
 ) -> None:
@@ -124,6 +125,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", mount], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     pipeline: Pipeline, undisturbed: UndisturbedRun, small_disk: Path
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pipeline_process import HERE, TINY, Pipeline, UndisturbedRun
 
 from flows.runs import Run, open_run
@@ -68,6 +69,7 @@ def test_a_run_killed_at_every_kind_of_moment_ends_like_an_undisturbed_one(
     assert_same_run(open_run(tmp_path, "tiny"), open_run(undisturbed.store, "tiny"))
 
 
+@pytest.mark.slow
 def test_a_killed_and_moved_run_goes_on_and_its_temporaries_are_swept(
     pipeline: Pipeline, undisturbed: UndisturbedRun, tmp_path: Path
 ) -> None:

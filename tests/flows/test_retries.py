@@ -4,7 +4,7 @@ import pytest
 from pipeline_process import HERE, Pipeline
 
 
-@pytest.mark.parametrize(("error", "outcome"), [("lost", "4 EngineUnavailableError"), ("stale", "1 StaleWeightsError")])
+@pytest.mark.parametrize(("error", "outcome"), [("lost", "5 EngineUnavailableError"), ("stale", "1 StaleWeightsError")])
 def test_a_step_is_tried_again_when_servers_were_lost_and_only_then(
     pipeline: Pipeline, error: str, outcome: str
 ) -> None:
