@@ -29,6 +29,7 @@ from srpo_core.policy.sources import locate_policy, policy_directory
 from srpo_core.problems.datasets import load_dataset, parse_dataset
 from srpo_core.problems.problem import Problem
 from srpo_core.problems.rows import DataError
+from srpo_core.rollout.agreement import require_agreement
 from srpo_core.seeds import derive_seed
 from srpo_core.settings_file import default_settings, load_settings
 from storage.files import publish_file
@@ -54,7 +55,9 @@ class Subject:
         if self.run is not None:
             return checked_policy(self.run, self.version)
         policy = self.settings.policy
-        return policy_directory(policy.model, scratch, revision=policy.revision)
+        directory = policy_directory(policy.model, scratch, revision=policy.revision)
+        require_agreement(directory)  # what a run did once, for its version 0
+        return directory
 
 
 def find_subject(store: Path, model: str, settings: Path | None, changes: Sequence[str]) -> Subject:

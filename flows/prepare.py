@@ -12,6 +12,7 @@ from flows.stages import MATH
 from flows.working import working
 from srpo_core.policy.sources import policy_directory
 from srpo_core.policy.trainer import Trainer
+from srpo_core.rollout.agreement import require_agreement
 from srpo_core.seeds import derive_seed
 from storage.files import publish_directory, temporary_directory
 
@@ -57,6 +58,7 @@ def write_base_policy(run: Run) -> None:
         with temporary_directory(scratch_root) as scratch, temporary_directory(scratch_root) as directory:
             model = policy_directory(settings.policy.model, scratch, revision=settings.policy.revision)
             announce(f"base policy: {settings.policy.model}" + (f", from {model}" if model != scratch else ""))
+            require_agreement(model)
             trainer = Trainer(
                 model,
                 settings.update,

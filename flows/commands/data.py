@@ -93,6 +93,7 @@ def label(
         from flows.engines import engine_directory
         from flows.labels import label_problems
         from srpo_core.policy.sources import policy_directory
+        from srpo_core.rollout.agreement import require_agreement
 
         check_output(out)
         told = changes or []
@@ -100,6 +101,7 @@ def label(
         loaded = _load(file, domain, columns)
         with engine_directory() as scratch:
             directory = policy_directory(policy, scratch)
+            require_agreement(directory)
             counts = label_problems(loaded, out, directory, read, samples, lambda line: typer.echo(line, err=True))
         typer.echo(f"{out}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
 

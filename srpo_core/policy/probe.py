@@ -44,18 +44,23 @@ def probe_token_ids(vocab_size: int, max_length: int) -> npt.NDArray[np.int32]:
 
 
 @torch.no_grad()
-def measure_probe(model: PreTrainedModel) -> Probe:
-    """The log-probabilities that `model` gives to its probe."""
+def token_logprobs(model: PreTrainedModel, token_ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    """The untempered log-probability of each token but the first, (S, L - 1) for (S, L), by the model's own forward."""
     training, attention = model.training, model.config._attn_implementation
     model.eval()
     model.set_attn_implementation("sdpa")  # the update's own attends packed rollouts alone
-    token_ids = probe_token_ids(model.config.vocab_size, model.config.max_position_embeddings)
     tokens = torch.from_numpy(token_ids.astype(np.int64)).to(model.device)
     logprobs = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
-    scored = logprobs.gather(-1, tokens[:, 1:, None]).squeeze(-1)
+    scored: npt.NDArray[np.float32] = logprobs.gather(-1, tokens[:, 1:, None]).squeeze(-1).cpu().numpy()
     model.set_attn_implementation(attention)
     model.train(training)
-    return Probe(token_ids, scored.cpu().numpy())
+    return scored
+
+
+def measure_probe(model: PreTrainedModel) -> Probe:
+    """The log-probabilities that `model` gives to its probe."""
+    token_ids = probe_token_ids(model.config.vocab_size, model.config.max_position_embeddings)
+    return Probe(token_ids, token_logprobs(model, token_ids))
 
 
 def write_probe(directory: Path, model: PreTrainedModel) -> None:

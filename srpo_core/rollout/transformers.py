@@ -86,7 +86,7 @@ class TransformersEngine:
     def _generate_batch(
         self, model: PreTrainedModel, groups: Sequence[PromptGroup], sampling: Sampling
     ) -> list[Completion]:
-        decoder = _Decoder(model, [group.prompt_token_ids for group in groups])
+        decoder = Decoder(model, [group.prompt_token_ids for group in groups])
         rows = _Rows([seed for group in groups for seed in group.seeds], sampling.max_new_tokens)
         active = torch.arange(len(rows.seeds))  # the completions that go on, by their place in the batch
         # Completions with the same tokens so far share a branch: one row of the decoder.
@@ -157,7 +157,7 @@ class _Rows:
         ]
 
 
-class _Decoder:
+class Decoder:
     """Feeds tokens to the model, keeping keys and values, positions and the mask of left-padded prompts."""
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
