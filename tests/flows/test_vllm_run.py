@@ -9,6 +9,7 @@ from vllm_environment import MARK, all_end, marked, vllm_python
 from vllm_policies import tiny_model, write_version
 
 from flows.runs import Run, open_run
+from flows.status import is_finished
 
 pytestmark = pytest.mark.slow
 
@@ -58,21 +59,29 @@ def assert_whole(run: Run) -> None:
     assert all(0 <= row["value"] < run.settings.engine.tolerance for row in proofs)
 
 
-def test_killed_pipeline_leaves_no_server_and_a_killed_server_is_replaced(
+def test_a_killed_pipeline_leaves_no_server_and_goes_on_with_another(
     pipeline: Pipeline, settings: Path, tmp_path: Path
 ) -> None:
-    store, name = tmp_path / "store", str(tmp_path)
-    kills = json.dumps([("in the update", 2)])
+    store, kills = tmp_path / "store", json.dumps([("before the checkpoint is published", 1)])
     following = ("resume", "served", "--store", store)
     killed = pipeline.python(HERE / "killed_run.py", kills, "run", settings, "--store", store, "--", *following)
     assert killed.returncode == 0, killed.stdout + killed.stderr
-    assert all_end(marked(name), STOP_SECONDS)
-
-    resumed = pipeline.python(HERE / "server_killed_run.py", name, *following)
+    assert all_end(marked(str(tmp_path)), STOP_SECONDS)
+    resumed = pipeline.srpo(*following)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert all_end(marked(name), STOP_SECONDS)
-    run = open_run(store, "served")
+    assert_ended(open_run(store, "served"), servers=2, mark=str(tmp_path))
+
+
+def test_a_killed_server_is_replaced_while_the_run_goes_on(pipeline: Pipeline, settings: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    done = pipeline.python(HERE / "server_killed_run.py", tmp_path, "run", settings, "--store", store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_ended(open_run(store, "served"), servers=2, mark=str(tmp_path))
+
+
+def assert_ended(run: Run, *, servers: int, mark: str) -> None:
+    assert is_finished(run)
     assert_whole(run)
-    assert (run.directory / "vllm.log").read_text().count("\n$ ") == 3
+    assert (run.directory / "vllm.log").read_text().count("\n$ ") == servers
     assert not (run.directory / "served").exists()
-    assert pipeline.srpo("status", "served", "--store", store).returncode == 0
+    assert all_end(marked(mark), STOP_SECONDS)
