@@ -94,7 +94,7 @@ def training_batch(rows: pa.Table) -> RolloutBatch:
         logprobs=list(_ragged(rows, "logprobs")),
         rewards=rows["reward"].to_numpy().astype(np.float64),  # null: NaN, ungraded
         groups=prompt_ids.indices.to_numpy().astype(np.int64),
-        truncated=np.array([reason == "length" for reason in rows["finish_reason"].to_pylist()]),
+        truncated=np.array([reason == "length" for reason in rows["finish_reason"].to_pylist()], dtype=bool),
     )
 
 

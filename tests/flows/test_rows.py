@@ -6,6 +6,9 @@ import pyarrow as pa
 import pytest
 
 from flows.rows import informative_groups, mark_used, training_batch, used_rows
+from srpo_core.policy.trainer import Trainer
+from srpo_core.problems.lab import base_policy_dir
+from srpo_core.settings.update import UpdateSettings
 
 GROUPS: dict[str, list[float | None]] = {"b": [1.0, 0.0], "a": [1.0, 1.0], "c": [None, 0.0], "d": [0.0, 1.0]}
 
@@ -40,6 +43,10 @@ def test_a_batch_has_the_used_rollouts_alone_whole_and_in_order(rows: pa.Table, 
     assert len(set(batch.groups.tolist())) == len(used)
 
 
-def test_a_step_of_which_nothing_is_used_is_an_empty_batch(rows: pa.Table) -> None:
+def test_a_step_of_which_nothing_is_used_is_an_empty_batch_that_makes_a_version(rows: pa.Table) -> None:
     batch = training_batch(used_rows(mark_used(rows, dict.fromkeys(GROUPS, False))))
     assert len(batch.rewards) == len(batch.prompts) == len(batch.groups) == batch.lengths.sum() == 0
+    trainer = Trainer(base_policy_dir(), UpdateSettings(), temperature=1.0)
+    metrics = trainer.update(batch, seed=0)
+    assert trainer.progress.version == 1
+    assert metrics["num_tokens"] == metrics["optimizer_steps"] == metrics["loss"] == 0
