@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 MARK = "SRPO_TEST_SERVER"
+SERVER = b"vllm.entrypoints.openai.api_server"
 
 
 def vllm_python() -> str:
@@ -46,5 +47,7 @@ def all_end(processes: list[int], seconds: float) -> bool:
 
 
 def kill_server(name: str) -> None:
-    """SIGKILL to the server that answers: the oldest of its processes."""
-    os.kill(min(marked(name)), signal.SIGKILL)
+    """SIGKILL to the process that answers requests."""
+    commands = {process: Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0") for process in marked(name)}
+    (server,) = [process for process, command in commands.items() if command[1:3] == [b"-m", SERVER]]
+    os.kill(server, signal.SIGKILL)

@@ -9,6 +9,8 @@ import http.client
 import json
 import os
 import re
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -67,6 +69,7 @@ class VllmProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the run, which then ends its server
             )
+        self._guard_ended = os.pidfd_open(self._guard.pid)
 
     @property
     def url(self) -> str:
@@ -76,27 +79,29 @@ class VllmProcess:
     @property
     def runs(self) -> bool:
         """Whether the process is there, be it starting or serving."""
-        return self._guard.poll() is None
+        return self._guard.returncode is None and not select.select([self._guard_ended], [], [], 0)[0]
 
     def wait(self) -> None:
         """Return when the server answers. Raises VllmStartError when it ends or takes too long, and ends it then."""
         deadline = time.monotonic() + self._seconds
         while not self._is_healthy():
             if not self.runs:
-                self._fail(f"ended with status {self._guard.returncode} instead of starting")
+                self._fail("ended instead of starting")
             if time.monotonic() > deadline:
                 self._fail(f"did not answer within engine.start_seconds ({self._seconds:g} s)")
             time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
         """End the server and everything that it started. May be called again."""
-        if self._guard.stdin is not None:
-            self._guard.stdin.close()
-        try:
-            self._guard.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:  # the guard itself hangs: the kernel ends its child with it
-            self._guard.kill()
-            self._guard.wait()
+        if self._guard.returncode is not None:
+            return
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        select.select([self._guard_ended], [], [], STOP_SECONDS)
+        # Whatever became of the guard. Before it is waited for: until then the number is this group's.
+        os.killpg(self._guard.pid, signal.SIGKILL)
+        self._guard.wait()
+        os.close(self._guard_ended)
         self._reservation.close()
 
     def _is_healthy(self) -> bool:

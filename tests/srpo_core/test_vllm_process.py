@@ -1,11 +1,14 @@
 """Starting a vLLM server of one's own: what cannot be started is told with its reason, and nothing stays behind."""
 
+import os
+import signal
 import socket
 import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from vllm_environment import MARK, all_end, marked
 
 from srpo_core.rollout.vllm_process import (
     LOOPBACK,
@@ -24,7 +27,7 @@ HERE = EngineSettings(kind="vllm", python=sys.executable)  # a real Python, and 
 def test_a_server_that_ends_at_once_is_told_with_its_own_words_and_its_log(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "vllm.log"
     server = VllmProcess(tmp_path, HERE, dtype="float32", log=log)
-    with pytest.raises(VllmStartError, match=r"ended with status 1(.|\n)*No module named") as told:
+    with pytest.raises(VllmStartError, match=r"ended instead of starting(.|\n)*No module named") as told:
         server.wait()
     assert str(log) in str(told.value)
     assert "--host 127.0.0.1" in log.read_text()
@@ -40,17 +43,35 @@ def test_a_second_failure_is_told_without_the_first_ones_words(tmp_path: Path) -
     assert log.read_text().startswith("RuntimeError: of an earlier start\n")
 
 
-def test_a_server_that_takes_too_long_is_ended_and_the_setting_named(tmp_path: Path) -> None:
-    hurried = EngineSettings(kind="vllm", start_seconds=1e-3)
-    slow = tmp_path / "python"
-    slow.write_text("#!/bin/sh\nexec sleep 600\n")
-    slow.chmod(0o755)
-    server = VllmProcess(
-        tmp_path, hurried.model_copy(update={"python": str(slow)}), dtype="float32", log=tmp_path / "log"
-    )
+@pytest.fixture
+def slow(tmp_path: Path) -> EngineSettings:
+    """A program that starts another, as vLLM does, and never answers; its name marks both."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nsleep 600 &\nexec sleep 600\n")
+    program.chmod(0o755)
+    return HERE.model_copy(update={"python": str(program), "environment": {MARK: str(tmp_path)}})
+
+
+def test_a_server_that_takes_too_long_is_ended_and_the_setting_named(slow: EngineSettings, tmp_path: Path) -> None:
+    hurried = slow.model_copy(update={"start_seconds": 1e-3})
+    server = VllmProcess(tmp_path, hurried, dtype="float32", log=tmp_path / "log")
     with pytest.raises(VllmStartError, match=r"engine\.start_seconds"):
         server.wait()
     assert not server.runs
+    assert all_end(marked(str(tmp_path)), 10)
+
+
+def test_when_the_guard_is_killed_the_server_counts_as_lost_and_closing_ends_what_it_started(
+    slow: EngineSettings, tmp_path: Path
+) -> None:
+    server = VllmProcess(tmp_path, slow, dtype="float32", log=tmp_path / "log")
+    while len(processes := marked(str(tmp_path))) < 3:  # until the program runs, and what it starts
+        pass
+    os.kill(min(processes), signal.SIGKILL)
+    assert all_end([min(processes)], 10)
+    assert not server.runs
+    server.close()
+    assert all_end(processes, 10)
 
 
 def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
