@@ -195,6 +195,17 @@ class Terminal:
         os.write(self.screen, text.encode())
         return self.until(mark)
 
+    def interrupt(self) -> str:
+        """Ctrl-C, again while it is not heard: DuckDB loses one that comes in while it prepares a query."""
+        seen = ""
+        for _ in range(20):
+            os.write(self.screen, b"\x03")
+            while "given up" not in seen and select.select([self.screen], [], [], 3)[0]:
+                seen += os.read(self.screen, 65536).decode()
+            if "given up" in seen:
+                break
+        return seen
+
 
 def test_the_prompt_asks_on_and_remembers(store: Path, tmp_path: Path) -> None:
     terminal = Terminal(store, tmp_path)
@@ -209,7 +220,7 @@ def test_the_prompt_asks_on_and_remembers(store: Path, tmp_path: Path) -> None:
     terminal.say("SELECT\n", "...> ")
     assert "given up" in terminal.say("\x03")
     terminal.say("SELECT count(*) FROM range(1000000000000) AS t(a) WHERE a % 7 = 3;\n", "\n")
-    assert "given up" in terminal.say("\x03")
+    assert "given up" in terminal.interrupt()
     terminal.say("\x04", "never")
     assert terminal.process.wait(60) == 0
     os.close(terminal.screen)
