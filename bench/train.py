@@ -4,8 +4,8 @@ Each side learns in a process of its own, with as many threads, float32, one opt
 left out and the median of the others told. All completion tokens count, whether a side computes them or may leave them
 out. Both start from the same weights and use the same advantages (reward less its group's mean), so that their
 gradients must have the same norm, which is a row of the table. TRL (bench/train_trl.py says how it is set up) puts as
-many rows through its model at once as were fastest here. `limit` is 6 operations a parameter and computed token at the
-rate of a plain float32 multiplication, measured in the same process.
+many rows through its model at once as were faster of 8 and 64 on the lab, and 8 of SmolLM2's. `limit` is 6 operations
+a parameter and computed token at the rate of a plain float32 multiplication, measured in the same process.
 
 TRL needs an environment of its own: SRPO_BENCH_TRL names one, else it is made in ~/.cache/srpo-bench. `--only lab` or
 `--only smollm2` measures one of the two models; `--quick` takes 4 of SmolLM2's 30 layers.
