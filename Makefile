@@ -12,7 +12,7 @@ VLLM_VERSION := 0.32.0
 VLLM_INSTALLED := $(VLLM)/.installed-$(VLLM_DEVICE)-$(VLLM_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help install vllm demo test test-slow lint types clean
+.PHONY: help install vllm demo test test-slow test-deployed lint types clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ test: $(INSTALLED)  ## the tests
 
 test-slow: $(INSTALLED)  ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+
+test-deployed: $(INSTALLED)  ## the tests of deployments: half an hour, on a quiet machine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m deployed
 
 lint: $(INSTALLED)  ## ruff, rules and format
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from test_resume import assert_same_run
 from flows.deploy import automations
 from flows.runs import Run, open_run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.deployed
 BRIEF = HERE / "brief.yaml"
 
 
