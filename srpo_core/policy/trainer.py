@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -79,22 +80,16 @@ class Trainer:
         unsampled = unsampled_token_ids(self._tokenizer, end_token_ids(checkpoint, self._tokenizer))
         self._attention_cost = attention_cost(self._model)
         autocast = torch.bfloat16 if settings.precision == "bfloat16" else None
-        self._scorer = Scorer(self._model, temperature=temperature, unsampled=unsampled, autocast=autocast)
+        scorer_of = partial(Scorer, temperature=temperature, unsampled=unsampled, autocast=autocast)
+        self._scorer = scorer_of(self._model)
         self._reference: Scorer | None = None
         if settings.kl.coefficient and reference is not None:
-            model = load_model(reference, device=home).requires_grad_(False)
-            self._reference = Scorer(model, temperature=temperature, unsampled=unsampled, autocast=autocast)
+            self._reference = scorer_of(load_model(reference, device=home).requires_grad_(False))
         if ranks.size > 1:
             for scorer in (self._scorer, *([self._reference] if self._reference else ())):
                 shard(scorer, scorer.model, device=device, compute=autocast or torch.float32)
         self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self._optimizer = _optimizer(self._parameters, settings)
         self.progress = checkpoints.Progress(version=0, optimizer_steps=0)
         if (checkpoint / checkpoints.PROGRESS_FILE).exists() or checkpoints.has_optimizer(checkpoint):
             self.progress = checkpoints.load_progress(checkpoint)
@@ -341,6 +336,13 @@ class Trainer:
 
     def _packed(self, batch: RolloutBatch, rows: Rows) -> PackedRollouts:
         return self._scorer.pack([batch.prompts[row] for row in rows], [batch.completions[row] for row in rows])
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], settings: UpdateSettings) -> torch.optim.AdamW:
+    betas = settings.beta1, settings.beta2
+    return torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay, fused=True
+    )
 
 
 def _not_finite_loss(losses: Sequence[Tensor], rows: Rows) -> NotFiniteError:

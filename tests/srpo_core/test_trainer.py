@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -290,18 +291,13 @@ def test_an_update_without_any_rollout_makes_a_version_with_the_same_weights(
     }
 
 
-def test_metrics_equal_their_definitions(
-    llama: Path, double_llama: torch.nn.Module, token_logprobs: References, make_batch: Batches
-) -> None:
-    batch = make_batch(seed=14)
-    metrics = Trainer(llama, UpdateSettings(mask_truncated=False), temperature=1.0).update(batch, seed=0)
-    graded = batch.rewards[~np.isnan(batch.rewards)]
-    advantages = advantages_of("group_std", batch.rewards, batch.groups)
+def token_sums(batch: RolloutBatch, advantages: Any, table_of: Callable[[int], Any]) -> SimpleNamespace:
+    """What the metrics are made of, token by token; `table_of` gives a rollout's log-probabilities."""
     low, high, entropy, divergence, trained, differences, loss = 0, 0, 0.0, 0.0, 0, [], 0.0
     shares = []
     with torch.no_grad():
         for row in np.flatnonzero(advantages).tolist():
-            table = token_logprobs(double_llama, batch.prompts[row], batch.completions[row], 1.0)
+            table = table_of(row)
             before = low, high
             for t, token in enumerate(batch.completions[row]):
                 change = float(table[t, int(token)]) - float(batch.logprobs[row][t])
@@ -315,17 +311,33 @@ def test_metrics_equal_their_definitions(
                 trained += 1
             count = len(batch.completions[row])
             shares.append(((low - before[0]) / count, (high - before[1]) / count))
+    return SimpleNamespace(
+        low=low, high=high, entropy=entropy, divergence=divergence, trained=trained, differences=differences, loss=loss,
+        shares=shares,
+    )  # fmt: skip
+
+
+def test_metrics_equal_their_definitions(
+    llama: Path, double_llama: torch.nn.Module, token_logprobs: References, make_batch: Batches
+) -> None:
+    batch = make_batch(seed=14)
+    metrics = Trainer(llama, UpdateSettings(mask_truncated=False), temperature=1.0).update(batch, seed=0)
+    graded = batch.rewards[~np.isnan(batch.rewards)]
+    advantages = advantages_of("group_std", batch.rewards, batch.groups)
+    sums = token_sums(
+        batch, advantages, lambda row: token_logprobs(double_llama, batch.prompts[row], batch.completions[row], 1.0)
+    )
     graded_tokens = batch.completion_lengths[~np.isnan(batch.rewards)].sum()
     lengths = batch.completion_lengths
     tokens, ended = lengths.sum(), lengths[~batch.truncated]
     assert metrics == pytest.approx(
         {
-            "loss": loss / graded_tokens,
+            "loss": sums.loss / graded_tokens,
             "reward": graded.mean(),
             "reward_std": graded.std(),
             "frac_reward_zero_std": 2 / 6,  # group 0, and group 3 with its one graded rollout
             "frac_ungraded": 4 / 24,
-            "frac_tokens_skipped": 1 - trained / tokens,
+            "frac_tokens_skipped": 1 - sums.trained / tokens,
             "num_tokens": tokens,
             "completions/mean_length": tokens / 24,
             "completions/min_length": lengths.min(),
@@ -334,15 +346,15 @@ def test_metrics_equal_their_definitions(
             "completions/mean_terminated_length": ended.mean(),
             "completions/min_terminated_length": ended.min(),
             "completions/max_terminated_length": ended.max(),
-            "entropy": entropy / trained,
-            "clip_ratio/low_mean": low / trained,
-            "clip_ratio/low_min": min(share for share, _ in shares),
-            "clip_ratio/high_mean": high / trained,
-            "clip_ratio/high_max": max(share for _, share in shares),
-            "clip_ratio/region_mean": (low + high) / trained,
-            "sampling/approximate_kl": divergence / trained,
-            "sampling/sampling_logp_difference/mean": np.mean(differences),
-            "sampling/sampling_logp_difference/max": max(differences),
+            "entropy": sums.entropy / sums.trained,
+            "clip_ratio/low_mean": sums.low / sums.trained,
+            "clip_ratio/low_min": min(share for share, _ in sums.shares),
+            "clip_ratio/high_mean": sums.high / sums.trained,
+            "clip_ratio/high_max": max(share for _, share in sums.shares),
+            "clip_ratio/region_mean": (sums.low + sums.high) / sums.trained,
+            "sampling/approximate_kl": sums.divergence / sums.trained,
+            "sampling/sampling_logp_difference/mean": np.mean(sums.differences),
+            "sampling/sampling_logp_difference/max": max(sums.differences),
             "grad_norm": metrics["grad_norm"],
             "optimizer_steps": 1,
         },

@@ -101,39 +101,44 @@ def fill(history: Any) -> None:
         move = {"decision": "continue", "reason": "still rising", "slope": None, "gain": 0.1, "window": 4, "steps": 1}
         move["prompts"] = 3
         history.publish("transitions", [move], stage=1, epoch=epoch)
-        figures = {
-            "n": 1,
-            "samples": 2,
-            "pass_at_1": 0.5,
-            "low": 0.0,
-            "high": 1.0,
-            "pass_at_k": 1.0,
-            "mean_tokens": 3.0,
-            "truncated": 0.0,
-            "ungraded": 0.0,
-        }
-        summary = {
-            "suite": "heldout",
-            "after": epoch,
-            "policy_version": epoch,
-            "domain": None,
-            "difficulty": None,
-            **figures,
-        }
-        history.publish("evaluations", [summary], stage=1, epoch=epoch)
-        rollout = {
-            "suite": "heldout",
-            "prompt_id": "h",
-            "domain": "math",
-            "difficulty": 3,
-            "seed": 1,
-            "policy_version": epoch,
-        }
-        ended = {"completion_tokens": 3, "finish_reason": "stop", "verdict": "graded", **UNPENALISED, "reward": 1.0}
-        rows = [
-            {**rollout, **ended, "sample": s, "accuracy": float(epoch), "completion": f"held {epoch}"} for s in range(2)
-        ]
-        history.publish("evaluation_rollouts", rows, stage=1, epoch=epoch)
+        _evaluate(history, epoch)
+
+
+def _evaluate(history: Any, epoch: int) -> None:
+    """An evaluation of one held-out problem by two samples."""
+    figures = {
+        "n": 1,
+        "samples": 2,
+        "pass_at_1": 0.5,
+        "low": 0.0,
+        "high": 1.0,
+        "pass_at_k": 1.0,
+        "mean_tokens": 3.0,
+        "truncated": 0.0,
+        "ungraded": 0.0,
+    }
+    summary = {
+        "suite": "heldout",
+        "after": epoch,
+        "policy_version": epoch,
+        "domain": None,
+        "difficulty": None,
+        **figures,
+    }
+    history.publish("evaluations", [summary], stage=1, epoch=epoch)
+    rollout = {
+        "suite": "heldout",
+        "prompt_id": "h",
+        "domain": "math",
+        "difficulty": 3,
+        "seed": 1,
+        "policy_version": epoch,
+    }
+    ended = {"completion_tokens": 3, "finish_reason": "stop", "verdict": "graded", **UNPENALISED, "reward": 1.0}
+    rows = [
+        {**rollout, **ended, "sample": s, "accuracy": float(epoch), "completion": f"held {epoch}"} for s in range(2)
+    ]
+    history.publish("evaluation_rollouts", rows, stage=1, epoch=epoch)
 
 
 def selected(history: Any, *, stage: int, epoch: int) -> pa.Table:
