@@ -153,11 +153,13 @@ def _run_flows(the_run: Run) -> None:
     with prefect_api(), engines_kept():
         from prefect.exceptions import CancelledRun
 
+        from flows.display import displayed
         from flows.request import RunRequest
         from flows.srpo import srpo
 
         try:
-            srpo(RunRequest(name=the_run.name, store=str(the_run.store.absolute()), settings=None))
+            with displayed():
+                srpo(RunRequest(name=the_run.name, store=str(the_run.store.absolute()), settings=None))
         except CancelledRun:
             raise KeyboardInterrupt from None
 

@@ -11,6 +11,7 @@ from flows.faults import STEP_RETRIES
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published
+from flows.progress import EpochProgress
 from flows.rows import GradedRollout, informative_groups, mark_used, shard_table
 from flows.runs import Run
 from flows.together import StageStoppedError, check_stop, wait_until
@@ -47,6 +48,8 @@ class EpochSampling:
         self._plan: EpochPlan = read_plan(run, stage, epoch)
         self._problems = {problem.id: problem for problems in self._plan.steps for problem in problems}
         self._sampler = sampler
+        sizes = [len(problems) * run.settings.rollout.group_size for problems in self._plan.steps]
+        self._progress = EpochProgress(run, "rollout", self._plan, sizes=sizes, unit="rollouts")
 
     def sample_missing_steps(self) -> None:
         """Every step that is not committed, in order."""
@@ -66,6 +69,7 @@ class EpochSampling:
         """
         plan, history, shard_size = self._plan, self._run.history, self._run.settings.rollout.groups_per_shard
         rounds, stopwatch, shards = self._rounds(step), Stopwatch(), 0
+        self._progress.reach_step(step)
         while prompts := rounds.next_round():
             for first in range(0, len(prompts), shard_size):
                 if not history.has_shard(plan.stage, plan.epoch, step, shards):
@@ -73,6 +77,7 @@ class EpochSampling:
                 # Read back even if just written: another attempt's shard may have been first.
                 rows = history.read_shard(plan.stage, plan.epoch, step, shards, ["prompt_id", "accuracy"])
                 rounds.record(informative_groups(rows))
+                self._progress.reach_step(step, rounds.groups * self._run.settings.rollout.group_size)
                 shards += 1
         publish_metrics(
             self._run,
@@ -84,6 +89,7 @@ class EpochSampling:
             policy_version=self._version(step),
         )
         history.commit_step(plan.stage, plan.epoch, step, shards)
+        self._progress.reach_step(step + 1)
 
     def _version(self, step: int) -> int:
         """The policy version that samples the step."""
@@ -132,7 +138,8 @@ class EpochSampling:
         def seed_of(problem: Problem, sample: int) -> int:
             return derive_seed(settings.seed, "rollout", plan.stage, plan.epoch, step, problem.id, sample)
 
-        return self._sampler.sample(problems, settings.rollout.group_size, seed_of, stopwatch, kind="generate")
+        tell, size = self._progress.advance, settings.rollout.group_size
+        return self._sampler.sample(problems, size, seed_of, stopwatch, kind="generate", tell=tell)
 
 
 @task(name="rollout step", task_run_name="step {step}", cache_policy=NO_CACHE, **STEP_RETRIES)

@@ -16,6 +16,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled
 
+from flows.artifacts import wait_until_sent
 from flows.deployed import cancel_stages, run_deployed
 from flows.evaluate import evaluate
 from flows.execution import Mode, Stage, run_inline, run_tags, tagged
@@ -26,12 +27,14 @@ from flows.plan import EpochPlan, is_planned, read_plan, read_problems
 from flows.policies import is_published
 from flows.prefect_server import end_threads_at_exit
 from flows.prepare import prepare
+from flows.progress import Progress
 from flows.request import RunRequest, requested_run
 from flows.resample import resample
 from flows.rollout import rollout
 from flows.runs import Run
-from flows.stages import MATH, MATH_AND_CODE
+from flows.stages import MATH, MATH_AND_CODE, step_limit
 from flows.stale import close_stale_flow_runs
+from flows.summaries import show_epoch, show_run, show_store
 from flows.together import StageStoppedError
 from flows.transition import decide_stage, transition
 from flows.update import update
@@ -54,8 +57,12 @@ def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
             run.history.create()  # its catalog has absolute paths, and the run may have been moved
             run.history.sweep()
             close_stale_flow_runs(run, mode)
-            _Training(run, run_inline if mode == "inline" else run_deployed).train()
+            show_store(run)
+            progress = Progress(run, "run", total=_limits(run), unit="steps at most", place="the run")
+            _Training(run, run_inline if mode == "inline" else run_deployed, progress).train()
             write_report(run)
+            show_run(run)
+        wait_until_sent()
     except (KeyboardInterrupt, TerminationSignal, StageStoppedError) as interruption:
         if isinstance(interruption, TerminationSignal) and deployed_flow_run() is not None:
             raise  # its worker says how it ended, once it has run the hooks
@@ -81,6 +88,7 @@ class _Training:
 
     run: Run
     carry_out: Callable[..., None]
+    progress: Progress
 
     def train(self) -> None:
         """The whole run."""
@@ -102,9 +110,20 @@ class _Training:
             with stopwatch.measure("wall"):
                 decision = self._run_epoch(read_plan(self.run, stage, epoch))
             publish_metrics(self.run, "epoch", stopwatch.seconds, stage=stage, epoch=epoch, step=0, policy_version=0)
+            show_epoch(self.run, stage, epoch)
+            self._tell(stage, epoch, decision)
             if decision != "continue":
                 return epoch, decision
             epoch += 1
+
+    def _tell(self, stage: int, epoch: int, decision: str) -> None:
+        """How far the run has come: the steps done, of those that the stages' limits allow."""
+        done = read_plan(self.run, stage, epoch).last_version
+        in_stage = done - read_plan(self.run, stage, 0).first_version
+        left = max(0, step_limit(self.run.settings, stage) - in_stage) if decision == "continue" else 0
+        second = step_limit(self.run.settings, MATH_AND_CODE) if stage == MATH and decision != "finish" else 0
+        self.progress.total = done + left + second
+        self.progress.reach(done)
 
     def _run_epoch(self, plan: EpochPlan) -> str:
         """Rollouts and updates together, then resampling, the decision about the stage, and an evaluation when due."""
@@ -125,6 +144,10 @@ class _Training:
 
     def _stage(self, which: Flow[Any, Any], is_done: Callable[[], bool], **place: int) -> Stage:
         return Stage(which, self.run, place, is_done)
+
+
+def _limits(run: Run) -> int:
+    return sum(step_limit(run.settings, stage) for stage in (MATH, MATH_AND_CODE))
 
 
 def _is_sampled(run: Run, plan: EpochPlan) -> bool:

@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.plan import new_prompt, publish_plan, read_plan, read_problems
 from flows.progress import announce
 from flows.runs import Run
-from flows.stages import MATH, MATH_AND_CODE
+from flows.stages import MATH, MATH_AND_CODE, step_limit
 from flows.working import working
 
 # storage/sql/transition.sql tells the rule.
@@ -34,12 +34,12 @@ def decide_stage(run: Run, stage: int, epoch: int) -> str:
 
 def _thresholds(run: Run, stage: int) -> dict[str, float]:
     """What the settings say about the end of a stage, as `stage_decision` takes it."""
-    stages = run.settings.stages
+    transition = run.settings.stages.transition
     began = run.history.read("epochs", stage=stage, epoch=0, name="rows")["prompts"][0].as_py()
     return {
-        "window": stages.transition.window,
-        "min_gain": stages.transition.min_gain,
-        "max_steps": (stages.math if stage == MATH else stages.math_and_code).max_steps,
+        "window": transition.window,
+        "min_gain": transition.min_gain,
+        "max_steps": step_limit(run.settings, stage),
         # A step's worth; of a stage that began with little more or less than one, half of what it began with.
         "min_prompts": min(run.settings.rollout.prompts_per_step, -(-began // 2)),
     }

@@ -14,7 +14,7 @@ from flows.metrics import Stopwatch, publish_metrics
 from flows.not_finite import report_not_finite
 from flows.plan import EpochPlan, read_plan
 from flows.policies import is_published, prune, publish_row
-from flows.progress import announce_step
+from flows.progress import EpochProgress, announce_step
 from flows.rows import training_batch, used_rows
 from flows.runs import Run, RunError
 from flows.together import StageStoppedError, check_stop, wait_until
@@ -50,6 +50,7 @@ class EpochUpdates:
         torch.set_num_threads(run.settings.policy.threads)
         self._run = run
         self._plan: EpochPlan = read_plan(run, stage, epoch)
+        self._progress = EpochProgress(run, "update", self._plan, sizes=[1] * len(self._plan.steps), unit="steps")
         self._trainer: Trainer | RankGroup | None = None
         self._held = ExitStack()
         self._open_trainer = open_trainer
@@ -68,12 +69,14 @@ class EpochUpdates:
         """Make the version that follows from one committed step, and publish it."""
         run, plan = self._run, self._plan
         version = plan.first_version + step + 1
+        self._progress.reach_step(step)
         # A checkpoint without its row was published by an attempt that was killed between the two phases.
         if not run.policy(version).is_dir():
             self._learn(step, version)
         publish_row(run, version, stage=plan.stage, epoch=plan.epoch, step=step)
         prune(run, version)
         announce_step(run, plan, step)
+        self._progress.reach_step(step + 1)
 
     def _learn(self, step: int, version: int) -> None:
         """Learn from one step; publish its metrics, then the checkpoint, so that no version is ever without metrics."""

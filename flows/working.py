@@ -11,6 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
+from flows.artifacts import wait_until_sent
 from flows.deployed import Followed, ended_badly_since, orchestrator, stage_key
 from flows.faults import is_transient
 from flows.kept import engines_kept
@@ -37,6 +38,7 @@ def working(store: str, run: str, kind: str, *, partner: str | None = None) -> I
     with ExitStack() as stack:
         if flow_run is not None:
             end_threads_at_exit()
+            stack.callback(wait_until_sent)
             stack.enter_context(engines_kept())
             if flow_run.run_count > 1:
                 _bring_back_orchestrator(the_run)
