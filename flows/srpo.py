@@ -59,7 +59,7 @@ def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
             close_stale_flow_runs(run, mode)
             show_store(run)
             progress = Progress(run, "run", total=_limits(run), unit="steps at most", place="the run")
-            _Training(run, run_inline if mode == "inline" else run_deployed, progress).train()
+            Training(run, run_inline if mode == "inline" else run_deployed, progress).train()
             write_report(run)
             show_run(run)
         wait_until_sent()
@@ -83,7 +83,7 @@ def _begin(request: RunRequest) -> tuple[Run, bool]:
 
 
 @dataclass(frozen=True)
-class _Training:
+class Training:
     """What a run does, in its order; `carry_out` does the stages that it is given at the same time."""
 
     run: Run
@@ -96,13 +96,13 @@ class _Training:
         self.carry_out(self._stage(prepare, partial(is_planned, run, MATH, 0)))
         record_machine(run, read_problems(run, "train") + read_problems(run, "heldout"))
         self._evaluate(stage=0, after=0, version=0)
-        last, decision = self._train_stage(MATH)
+        last, decision = self.train_stage(MATH)
         if decision == "finish":
             return
         self.carry_out(self._stage(transition, partial(is_planned, run, MATH_AND_CODE, 0), epoch=last))
-        self._train_stage(MATH_AND_CODE)
+        self.train_stage(MATH_AND_CODE)
 
-    def _train_stage(self, stage: int) -> tuple[int, str]:
+    def train_stage(self, stage: int) -> tuple[int, str]:
         """Train epoch after epoch until the stage ends; gives its last epoch, and whether a stage follows: `switch`."""
         epoch = 0
         while True:

@@ -85,7 +85,7 @@ class EpochUpdates:
             trainer = self._trainer_at(version - 1)
         with stopwatch.measure("store"):
             rows = run.history.read_step(plan.stage, plan.epoch, step)
-            self._check_staleness(rows["policy_version"].to_pylist(), version - 1)
+            self._check_staleness(step, rows["policy_version"].to_pylist(), version - 1)
         rows = used_rows(rows)
         trainer, metrics = self._update(trainer, rows, step, stopwatch)
         with temporary_directory(run.history.tmp_root) as directory:
@@ -139,12 +139,17 @@ class EpochUpdates:
         self._held.close()
         return self._open_trainer(self._run, version, self._held)
 
-    def _check_staleness(self, sampled_by: list[int], version: int) -> None:
-        staleness = version - min(sampled_by)
-        if staleness > self._run.settings.rollout.max_staleness:
+    def _check_staleness(self, step: int, sampled_by: list[int], version: int) -> None:
+        """Refuse a step of which a rollout is staler than allowed: the pipeline samples none, another writer might."""
+        plan, oldest = self._plan, min(sampled_by)
+        allowed = self._run.settings.rollout.max_staleness
+        if version - oldest > allowed:
+            place = f"stage={plan.stage}/epoch={plan.epoch}"
             raise RunError(
-                f"rollouts sampled by policy version {min(sampled_by)} are {staleness} versions behind version "
-                f"{version}, more than rollout.max_staleness allows; the step was not learned from"
+                f"stage {plan.stage}, epoch {plan.epoch}, step {step} has rollouts of policy version {oldest}, "
+                f"{version - oldest} versions behind version {version}; rollout.max_staleness allows {allowed}. "
+                f"Nothing was learned from the step. Remove data/run={self._run.name}/{place}/step={step} and "
+                f"index/run={self._run.name}/{place}/step-{step:06d}.parquet and resume: it is sampled again"
             )
 
 
