@@ -67,7 +67,7 @@ class Reference:
 def carry_out(plan: Plan, mode: str) -> Outcome:
     """Do a plan in a process of its own; the directory above its store is the run's alone."""
     home = Path(plan.store).parent
-    Path(plan.store).mkdir(parents=True)
+    Path(plan.store).mkdir(parents=True, exist_ok=True)
     write_plan(plan, home / "plan.json")
     environment = os.environ | {"PREFECT_HOME": str(home / "prefect"), "OMP_NUM_THREADS": "1"}
     environment.pop("PREFECT_API_URL", None)

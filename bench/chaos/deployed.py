@@ -27,6 +27,8 @@ from bench.chaos.outcome import Blow, Kill, Outcome, Plan, Resume, read_plan, wr
 from bench.chaos.processes import adopt_orphans, kill, living, reap, wait_until
 from bench.chaos.servers import POOLS, Daemon, Server, environment, worker
 from flows.faults import patiently
+from flows.runs import open_run
+from flows.status import is_finished
 
 PATIENCE_SECONDS = 300.0  # three minutes until what nobody watches any more is crashed, on a busy machine
 _END_SECONDS = 60.0
@@ -54,7 +56,7 @@ class DeployedRun:
         with self._served():
             began = time.monotonic()
             self._command("run", self._plan.settings, "--run-id", self._plan.name)
-            if wait_until(self._find, PATIENCE_SECONDS):
+            if wait_until(lambda: self._find() or self._commands[0].poll() is not None, PATIENCE_SECONDS):
                 for blow in self._plan.blows:
                     if self._await(blow.moment):
                         self._strike(blow)
@@ -80,9 +82,9 @@ class DeployedRun:
                 each.stop()
             self._server.stop()
 
-    def _command(self, *arguments: str) -> None:
-        """Have the run trained by its deployment; the command follows it to its end, whatever that is."""
-        command = [sys.executable, "-m", "flows", *arguments, "--store", str(self._store), "--mode", "deployments"]
+    def _command(self, *arguments: str, mode: str = "deployments") -> None:
+        """Have the run trained; the command follows it to its end, whatever that is."""
+        command = [sys.executable, "-m", "flows", *arguments, "--store", str(self._store), "--mode", mode]
         with (self._logs / "commands.log").open("ab") as said:
             started = subprocess.Popen(command, env=self._environment, stdout=said, stderr=said)
         self._commands.append(started)
@@ -191,7 +193,11 @@ class DeployedRun:
         else:
             if way == "srpo resume, moved":
                 self._move()
-            self._command("resume", self._plan.name)
+            inline = way == "srpo resume, inline"
+            self._command("resume", self._plan.name, mode="inline" if inline else "deployments")
+            if inline:
+                self._commands[-1].wait()
+                return
 
         def again() -> bool:
             now = self._find()
@@ -217,10 +223,9 @@ class DeployedRun:
         """Bring the run to its end, whatever of the last blows still comes to light."""
         for _ in range(3):
             self._until(lambda: False)
-            self._go_on_if_ended(self._dice.choice(_WAYS))
-            run = self._ended()
-            if run is not None and run.state is not None and run.state.is_completed():
+            if is_finished(open_run(self._store, self._plan.name)):
                 break
+            self._go_on_if_ended(self._dice.choice(_WAYS))
         else:
             self.outcome.faults.append(f"the run did not end: {self._states()}")
         self.outcome.rewritten += self._witness.look(self._directory)

@@ -8,7 +8,7 @@ from typing import Literal
 from bench.chaos.moments import Moment
 
 Victim = Literal["process", "orchestrator", "stage", "worker", "server", "engine"]
-Resume = Literal["srpo resume", "prefect flow-run retry", "API", "srpo resume, moved"]
+Resume = Literal["srpo resume", "prefect flow-run retry", "API", "srpo resume, moved", "srpo resume, inline"]
 
 
 @dataclass(frozen=True)

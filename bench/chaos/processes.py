@@ -9,13 +9,17 @@ from contextlib import suppress
 from pathlib import Path
 
 POLL_SECONDS = 0.002
-_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, linux/prctl.h
+_SIGNAL_OF_PARENT, _SUBREAPER = 1, 36  # PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER in linux/prctl.h
 
 
 def adopt_orphans() -> None:
-    """From here on a process below this one whose parent dies becomes a child of this one: none can be overlooked."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    """From here on a process below this one whose parent dies becomes a child of this one: none can be overlooked.
+
+    When this one's own parent dies, it is interrupted, to end them all.
+    """
+    for what, value in ((_SUBREAPER, 1), (_SIGNAL_OF_PARENT, signal.SIGINT)):
+        if ctypes.CDLL(None, use_errno=True).prctl(what, value, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "prctl")
 
 
 def living(root: int | None = None) -> dict[int, list[str]]:

@@ -7,10 +7,11 @@ import random
 from pathlib import Path
 
 import pytest
-from pipeline_process import TINY, UndisturbedRun
+from pipeline_process import TINY, Pipeline, UndisturbedRun
+from test_resume import run_killed
 
 from bench.chaos.campaign import carry_out, free_url, judge, killed_run
-from bench.chaos.moments import BOUNDARIES, KINDS, draw_in, gaps_of, in_order
+from bench.chaos.moments import BOUNDARIES, KINDS, Moment, draw_in, gaps_of, in_order
 from bench.chaos.outcome import Blow, Outcome, Plan
 from flows.runs import Run, open_run
 
@@ -53,3 +54,27 @@ def test_a_run_outlives_its_prefect_server(reference: Run, tmp_path: Path, whose
         Plan(str(tmp_path / "runs"), "tiny", str(TINY), SEED, blows, url), "inline", reference
     )
     assert [kill.victim for kill in outcome.kills] == ["server", "server"]
+
+
+@pytest.mark.deployed
+def test_a_deployed_run_outlives_every_victim_and_is_brought_back_by_every_way(
+    reference: Run, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """From stage 1's last decisions on: until there one process trains, which is quicker."""
+    store, dice, gaps = tmp_path / "runs", random.Random(SEED), gaps_of(reference.directory)
+    run_killed(pipeline, store, ("between decisions and plan", 3))
+
+    def moment(where: str, text: str) -> Moment:
+        return draw_in([gap for gap in gaps if text in gap.before], where, dice)
+
+    blows = [
+        Blow("stage", moment("evaluate", "stage=1"), "prefect flow-run retry"),
+        Blow("orchestrator", moment("stage", "stage=2"), "API"),
+        Blow("server", moment("rollout", "stage=2/epoch=0"), "srpo resume"),
+        Blow("worker", moment("update", "stage=2/epoch=0"), "srpo resume"),
+        Blow("stage", moment("epoch", "stage=2/epoch=1"), "srpo resume, moved"),
+        Blow("orchestrator", moment("update", "stage=2/epoch=1"), "srpo resume, inline"),
+    ]
+    plan = Plan(str(store), "tiny", str(TINY), SEED, blows, free_url())
+    outcome = killed_like_an_undisturbed_one(plan, "deployments", reference)
+    assert {kill.victim for kill in outcome.kills} == {"stage", "orchestrator", "server", "worker"}
