@@ -7,7 +7,7 @@ matter of the run's: it may go on in another mode than it began in.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from prefect import Flow, State, flow
@@ -58,8 +58,7 @@ def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
             run.history.sweep()
             close_stale_flow_runs(run, mode)
             show_store(run)
-            progress = Progress(run, "run", total=_limits(run), unit="steps at most", place="the run")
-            Training(run, run_inline if mode == "inline" else run_deployed, progress).train()
+            Training(run, run_inline if mode == "inline" else run_deployed).train()
             write_report(run)
             show_run(run)
         wait_until_sent()
@@ -88,7 +87,11 @@ class Training:
 
     run: Run
     carry_out: Callable[..., None]
-    progress: Progress
+
+    @cached_property
+    def progress(self) -> Progress:
+        """How many steps the run has made of those that its stages may have at most."""
+        return Progress(self.run, "run", total=_limits(self.run), unit="steps at most", place="the run")
 
     def train(self) -> None:
         """The whole run."""
