@@ -155,7 +155,7 @@ def _run_flows(the_run: Run) -> None:
         from prefect.exceptions import CancelledRun
 
         from flows.display import displayed
-        from flows.faults import outliving_the_api
+        from flows.outages import outliving_the_api
         from flows.request import RunRequest
         from flows.srpo import srpo
 

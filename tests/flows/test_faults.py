@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from flows import faults
-from flows.faults import STEP_RETRIES, is_transient, outliving_the_api, patiently
+from flows.faults import STEP_RETRIES, is_transient, patiently
+from flows.outages import outliving_the_api
 from flows.runs import RunError
 from srpo_core.rollout.errors import EngineUnavailableError
 
