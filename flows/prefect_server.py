@@ -7,6 +7,7 @@ that ends.
 """
 
 import atexit
+import base64
 import os
 import socket
 import subprocess
@@ -53,16 +54,22 @@ def quiet_prefect() -> None:
 @contextmanager
 def prefect_api() -> Iterator[None]:
     """Flows that are called in the block run against an API that answers. Raises ServerError when there is none."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
 
     end_threads_at_exit()
-    url = PREFECT_API_URL.value()
+    url, secret = PREFECT_API_URL.value(), PREFECT_API_AUTH_STRING.value()
     if url is None:
-        url = _start_server()
+        url, secret = _start_server(), server_authentication()
     else:
         check_api(url)
     # Heartbeats cost a second per flow run; they serve automations, which a server of our own does not run.
-    with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    own = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_API_AUTH_STRING: secret}
+    with temporary_settings(own):
         yield
 
 
@@ -78,15 +85,41 @@ def require_api() -> str:
 
 
 def check_api(url: str) -> None:
-    """Raises ServerError when no Prefect API answers at `url`."""
+    """Raises ServerError when no Prefect API answers at `url`, or it wants another authentication."""
+    asked = urllib.request.Request(f"{url.rstrip('/')}/admin/version", headers=_authorization())
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10):
+        with urllib.request.urlopen(asked, timeout=10):
             return
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403):
+            raise ServerError(f"PREFECT_API_URL is {url}, and no Prefect API answers there ({error})") from error
+        raise ServerError(
+            f"the Prefect API at {url} refuses us ({error}): set PREFECT_API_AUTH_STRING to what its server has as "
+            "PREFECT_SERVER_API_AUTH_STRING"
+        ) from error
     except (urllib.error.URLError, ValueError, OSError) as error:
         raise ServerError(
             f"PREFECT_API_URL is {url}, and no Prefect API answers there ({error}): "
             "start it with `prefect server start`, or unset the variable to run without one"
         ) from error
+
+
+def server_authentication() -> str | None:
+    """What a server that is started here wants of its clients: PREFECT_SERVER_API_AUTH_STRING; None: nothing."""
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
+
+    secret: str | None = PREFECT_SERVER_API_AUTH_STRING.value()
+    return secret
+
+
+def _authorization() -> dict[str, str]:
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
+
+    if key := PREFECT_API_KEY.value():
+        return {"Authorization": f"Bearer {key}"}
+    if secret := PREFECT_API_AUTH_STRING.value():
+        return {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"}
+    return {}
 
 
 def _start_server() -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from flows.prefect_server import START_SECONDS, ServerError
+from flows.prefect_server import START_SECONDS, ServerError, server_authentication
 from flows.process_group import GRACE_SECONDS
 from flows.runs import RunError
 
@@ -31,17 +31,17 @@ _SETTINGS = {
 
 
 @contextmanager
-def served(file: Path, store: Path, port: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A server at `port` of the loopback and a worker for each pool of `file` while the block runs.
+def served(file: Path, store: Path, host: str, port: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A server at `port` of this machine's address `host`, and a worker for each pool of `file`, while the block runs.
 
     Gives the UI's address and the processes. Raises ServerError when the server does not start.
     """
     logs = store.absolute() / ".serve"
     logs.mkdir(parents=True, exist_ok=True)
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{host}:{port}"
     environment = _environment(store, url)
     with ExitStack() as stack:
-        start = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        start = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
         server = stack.enter_context(_process(start, environment, logs / "server.log"))
         _await_answer(server, url, logs / "server.log")
         _apply(file, store, environment)
@@ -67,7 +67,9 @@ def _environment(store: Path, url: str) -> dict[str, str]:
     # What the command sets to keep Prefect off its own terminal is not meant for the workers' logs.
     own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_LOGGING_")}
     address = {"PREFECT_API_URL": f"{url}/api", "PREFECT_SERVER_API_PORT": url.rpartition(":")[2]}
-    return own | _SETTINGS | address | {"SRPO_STORE": str(store.absolute())}
+    secret = server_authentication()
+    clients = {} if secret is None else {"PREFECT_API_AUTH_STRING": secret}
+    return own | _SETTINGS | address | clients | {"SRPO_STORE": str(store.absolute())}
 
 
 def _pools(file: Path) -> list[str]:

@@ -16,6 +16,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled
 
+from flows.changes import publish_changes
 from flows.deployed import cancel_stages, run_deployed
 from flows.evaluate import evaluate
 from flows.execution import Mode, Stage, run_inline, run_tags, tagged
@@ -49,6 +50,7 @@ def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
         with run.locked(Patience("run") if again else None), tagged(run):
             run.history.create()  # its catalog has absolute paths, and the run may have been moved
             run.history.sweep()
+            publish_changes(run)
             close_stale_flow_runs(run, mode)
             _Training(run, run_inline if mode == "inline" else run_deployed).train()
             write_report(run)
@@ -65,7 +67,7 @@ def _begin(request: RunRequest) -> tuple[Run, bool]:
     assert context is not None
     assert context.flow_run is not None
     again = context.flow_run.run_count > 1
-    run = requested_run(request, again=again)
+    run = requested_run(request, f"flow run {context.flow_run.id}", again=again)
     with get_client(sync_client=True) as client:
         client.update_flow_run(context.flow_run.id, tags={*context.flow_run.tags, *run_tags(run)})
     return run, again

@@ -1,7 +1,9 @@
 """Settings from a YAML file and from `a.b=c` on the command line; every mistake is answered with its place."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from srpo_core.config import Settings
+from srpo_core.settings.secrets import hidden
 from srpo_core.settings_reference import sections_of
 
 
@@ -38,13 +41,29 @@ def default_settings(overrides: Sequence[str]) -> Settings:
     return _settings({}, overrides, "")
 
 
+def change_settings(settings: Settings, overrides: Sequence[str]) -> Settings:
+    """The settings with `overrides` on top. Raises SettingsError."""
+    return _settings(settings.model_dump(mode="json"), overrides, "")
+
+
+def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with other values, by their places such as "update.loss". Raises SettingsError."""
+    every = settings.model_dump(mode="json")
+    for place, value in values.items():
+        *sections, name = place.split(".")
+        reduce(getitem, sections, every)[name] = value
+    return _settings(every, (), "")
+
+
 def _settings(values: dict[str, Any], overrides: Sequence[str], origin: str) -> Settings:
     for override in overrides:
         _override(values, override)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("\n".join([f"{origin}the settings cannot be used", *_explain(error)])) from error
+        # Not chained: the library's message has the values in full, and would be logged with them.
+        told = hidden("\n".join([f"{origin}the settings cannot be used", *_explain(error)]))
+        raise SettingsError(told) from None
 
 
 def dump_settings(settings: Settings) -> str:
@@ -65,7 +84,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     try:
         section[names[-1]] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise SettingsError(f"--set {override}: {text!r} is not a YAML value") from error
+        raise SettingsError(hidden(f"--set {override}: {text!r} is not a YAML value")) from error
 
 
 def _explain(error: ValidationError) -> list[str]:
