@@ -75,16 +75,20 @@ def _override(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     names = path.split(".")
     if not equals or not all(names):
-        raise SettingsError(f"--set {override}: write it as section.field=value, such as --set rollout.group_size=16")
+        raise _refused(override, "write it as section.field=value, such as --set rollout.group_size=16")
     section = values
     for name in names[:-1]:
         section = section.setdefault(name, {})
         if not isinstance(section, dict):
-            raise SettingsError(f"--set {override}: {name} is a value, not a section")
+            raise _refused(override, f"{name} is a value, not a section")
     try:
         section[names[-1]] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise SettingsError(hidden(f"--set {override}: {text!r} is not a YAML value")) from error
+    except (yaml.YAMLError, ValueError):
+        raise _refused(override, f"{text!r} is not a YAML value") from None
+
+
+def _refused(override: str, why: str) -> SettingsError:
+    return SettingsError(hidden(f"--set {override}: {why}"))
 
 
 def _explain(error: ValidationError) -> list[str]:
@@ -100,7 +104,9 @@ def _explain(error: ValidationError) -> list[str]:
         elif problem["type"] == "union_tag_not_found":
             lines.append(f"  {'.'.join(place)}: must be a section, with `source` (got {problem['input']!r})")
         elif place:
-            lines.append(f"  {'.'.join(place)}: {message} (got {problem['input']!r})")
+            # A whole section is not repeated: it may hold what was refused because it is a secret.
+            got = "" if isinstance(problem["input"], dict | BaseModel) else f" (got {problem['input']!r})"
+            lines.append(f"  {'.'.join(place)}: {message}{got}")
         else:
             lines.append(f"  {message}")
     return lines

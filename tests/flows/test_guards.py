@@ -14,6 +14,7 @@ from flows.runs import Run, open_run
 from srpo_core.settings_file import dump_settings, with_values
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_its_limit_and_goes_on_once_it_is_raised(
     pipeline: Pipeline, undisturbed: UndisturbedRun, tmp_path: Path
 ) -> None:
