@@ -1,6 +1,7 @@
 """The `srpo` command: exit status 0 when all went well, 1 when something failed, 2 when it was used wrongly."""
 
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -152,16 +153,20 @@ def _train(the_run: Run, mode: Mode) -> None:
 
 def _run_flows(the_run: Run) -> None:
     """Run the run's flow in this process. Raises KeyboardInterrupt when it was interrupted."""
-    from flows.engines import engines_kept
+    from flows.kept import engines_kept
 
-    with prefect_api(), engines_kept():
+    with prefect_api() as bring_back, engines_kept():
         from prefect.exceptions import CancelledRun
 
+        from flows.display import displayed
+        from flows.outages import outliving_the_api
         from flows.request import RunRequest
         from flows.srpo import srpo
 
+        request = RunRequest(name=the_run.name, store=str(the_run.store.absolute()), settings=None)
         try:
-            srpo(RunRequest(name=the_run.name, store=str(the_run.store.absolute()), settings=None))
+            with displayed():
+                outliving_the_api(partial(srpo, request), bring_back)
         except CancelledRun:
             raise KeyboardInterrupt from None
 

@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from flows.runs import Run
-from flows.stages import MATH
+from flows.stages import step_limit
 from srpo_core.config import Settings
 
 _DECISION = """
@@ -23,12 +23,12 @@ def stage_decision(run: Run, settings: Settings, stage: int, epoch: int) -> pa.T
 
 def _thresholds(run: Run, settings: Settings, stage: int) -> dict[str, float]:
     """What the settings say about the end of a stage, as the SQL macro takes it."""
-    stages = settings.stages
+    transition = settings.stages.transition
     began = run.history.read("epochs", stage=stage, epoch=0, name="rows")["prompts"][0].as_py()
     return {
-        "window": stages.transition.window,
-        "min_gain": stages.transition.min_gain,
-        "max_steps": (stages.math if stage == MATH else stages.math_and_code).max_steps,
+        "window": transition.window,
+        "min_gain": transition.min_gain,
+        "max_steps": step_limit(settings, stage),
         # A step's worth; of a stage that began with little more or less than one, half of what it began with.
         "min_prompts": min(settings.rollout.prompts_per_step, -(-began // 2)),
     }

@@ -9,6 +9,7 @@ that ends.
 import atexit
 import base64
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 # The console shows the run's own lines; Prefect's log still has every line.
 _CLIENT = {
@@ -39,6 +41,7 @@ _SERVER = {
     "PREFECT__SERVER_FINAL": "1",
 }
 START_SECONDS = 120.0
+_AWAY_SECONDS, _LONGEST_PAUSE_SECONDS = 600.0, 60.0
 
 
 class ServerError(Exception):
@@ -52,8 +55,11 @@ def quiet_prefect() -> None:
 
 
 @contextmanager
-def prefect_api() -> Iterator[None]:
-    """Flows that are called in the block run against an API that answers. Raises ServerError when there is none."""
+def prefect_api() -> Iterator[Callable[[], None]]:
+    """Flows that are called in the block run against an API that answers. Raises ServerError when there is none.
+
+    Gives what to call when it does not answer any more: a server of our own that has died is started again.
+    """
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
@@ -62,15 +68,20 @@ def prefect_api() -> Iterator[None]:
     )
 
     end_threads_at_exit()
-    url, secret = PREFECT_API_URL.value(), PREFECT_API_AUTH_STRING.value()
-    if url is None:
-        url, secret = _start_server(), server_authentication()
+    named = PREFECT_API_URL.value()
+    if named is None:
+        own = _Server()
+        atexit.register(own.stop)
+        own.start()
     else:
-        check_api(url)
+        check_api(named)
+    url = named or own.url
     # Heartbeats cost a second per flow run; they serve automations, which a server of our own does not run.
-    own = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_API_AUTH_STRING: secret}
-    with temporary_settings(own):
-        yield
+    clients = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    if named is None:
+        clients[PREFECT_API_AUTH_STRING] = server_authentication()
+    with temporary_settings(clients):
+        yield own.start if named is None else partial(await_api, named)
 
 
 def require_api() -> str:
@@ -122,37 +133,81 @@ def _authorization() -> dict[str, str]:
     return {}
 
 
-def _start_server() -> str:
-    """Start a server on a free port of the loopback and return its URL once it answers."""
-    # The listening socket is made here and handed over: no port can be lost to another process in between.
-    with socket.socket() as listener:
-        # Accepted connections inherit this. On an inherited socket uvicorn does not set it, and then every answer's
-        # body waits 40 ms for the acknowledgement of its head.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(128)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-        server = subprocess.Popen(
-            [sys.executable, "-m", "flows.prefect_server", str(os.getpid()), str(listener.fileno())],
-            env=os.environ | _SERVER,
-            pass_fds=(listener.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    atexit.register(_stop, server)
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise ServerError(f"the Prefect server ended with status {server.returncode} instead of starting")
+def await_api(url: str) -> None:
+    """Return once the API answers at `url`. Raises ServerError when it does not within ten minutes."""
+    deadline, pause = time.monotonic() + _AWAY_SECONDS, 1.0
+    while True:
         try:
-            # The kernel queues the connection until the server serves, so this waits without polling.
-            with urllib.request.urlopen(f"{url}/health", timeout=START_SECONDS):
-                return url
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
-    raise ServerError(f"the Prefect server did not answer within {START_SECONDS:.0f} s")
+            check_api(url)
+            return
+        except ServerError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(pause * random.uniform(0.5, 1.5))  # many processes must not come back at the same moment
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+class _Server:
+    """A server of our own, on a port of the loopback that stays the same when it has to be started again."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self._port = 0  # any free one
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it unless it lives, and return once it answers. Raises ServerError."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._listen()
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise ServerError(
+                    f"the Prefect server ended with status {self._process.returncode} instead of starting"
+                )
+            try:
+                # The kernel queues the connection until the server serves, so this waits without polling.
+                with urllib.request.urlopen(f"{self.url}/health", timeout=START_SECONDS):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+        raise ServerError(f"the Prefect server did not answer within {START_SECONDS:.0f} s")
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _listen(self) -> "subprocess.Popen[bytes]":
+        # The listening socket is made here and handed over: no port can be lost to another process in between.
+        with socket.socket() as listener:
+            # Connections of a server that died may linger at its port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Accepted connections inherit this. On an inherited socket uvicorn does not set it, and then every
+            # answer's body waits 40 ms for the acknowledgement of its head.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                listener.bind(("127.0.0.1", self._port))
+            except OSError as error:
+                raise ServerError(f"the Prefect server's port {self._port} was taken after it died: {error}") from error
+            listener.listen(128)
+            self._port = listener.getsockname()[1]
+            self.url = f"http://127.0.0.1:{self._port}/api"
+            return subprocess.Popen(
+                [sys.executable, "-m", "flows.prefect_server", str(os.getpid()), str(listener.fileno())],
+                env=os.environ | _SERVER,
+                pass_fds=(listener.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
 
 def end_threads_at_exit() -> None:
@@ -169,15 +224,6 @@ def _end_threads() -> None:
         loop.shutdown()
         if loop.thread.is_alive():
             loop.thread.join(5)
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(10)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
 
 
 def _serve(parent: int, descriptor: int) -> None:

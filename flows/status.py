@@ -10,7 +10,7 @@ from flows.stages import MATH, MATH_AND_CODE
 State = Literal["running", "stopped", "finished"]
 
 # Kinds of work in the order they are told; what an epoch's wall time holds beside them is orchestration.
-_KINDS = ("generate", "grade", "update", "evaluate", "load", "store", "checkpoint")
+KINDS = ("generate", "grade", "update", "evaluate", "load", "store", "checkpoint")
 
 _TOTALS = """
     SELECT stage, count(DISTINCT epoch) AS epochs, count(DISTINCT (epoch, step)) AS steps, count(*) AS rollouts,
@@ -102,7 +102,7 @@ def _state(run: Run) -> State:
 def _seconds(run: Run) -> dict[str, float]:
     """Seconds by kind of work; what the epochs took beside the measured work is orchestration."""
     rows = {row["name"].removeprefix("timing_s/"): row for row in run.history.sql(_SECONDS).to_pylist()}
-    seconds = {kind: rows[kind]["seconds"] for kind in _KINDS if kind in rows}
+    seconds = {kind: rows[kind]["seconds"] for kind in KINDS if kind in rows}
     if "wall" in rows:
         measured = sum(rows[kind]["in_epochs"] for kind in seconds)
         seconds["orchestration"] = max(0.0, rows["wall"]["seconds"] - measured)
