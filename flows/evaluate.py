@@ -5,6 +5,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_table
 from flows.faults import STEP_RETRIES
+from flows.guards import Guards
 from flows.heldout import HELDOUT, sample_heldout, summarise
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import read_problems
@@ -19,6 +20,7 @@ from flows.working import working
 def evaluate(store: str, run: str, stage: int, after: int, version: int) -> None:
     """Evaluate policy `version`, the one after `after` epochs of the stage (stage 0: the base)."""
     with working(store, run, "evaluate") as the_run:
+        Guards(the_run).check()
         evaluate_policy(the_run, stage, after, version)
         summary = the_run.history.read("evaluations", stage=stage, epoch=after, name="rows").to_pylist()
         announce_evaluation(stage, after, summary)

@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
 from flows.faults import STEP_RETRIES
+from flows.guards import Guards
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published
@@ -54,10 +55,12 @@ class EpochSampling:
     def sample_missing_steps(self) -> None:
         """Every step that is not committed, in order."""
         plan = self._plan
+        guards = Guards(self._run, stage=plan.stage, epoch=plan.epoch)
         for step in range(len(plan.steps)):
             if not self._run.history.is_committed(plan.stage, plan.epoch, step):
                 check_stop()
                 self._wait_for_policy(step)
+                guards.check()
                 sample_step(self, step)
                 self._sampler.rest()
 

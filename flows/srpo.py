@@ -17,6 +17,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled
 
 from flows.artifacts import wait_until_sent
+from flows.changes import publish_changes
 from flows.deployed import cancel_stages, run_deployed
 from flows.evaluate import evaluate
 from flows.execution import Mode, Stage, run_inline, run_tags, tagged
@@ -56,6 +57,7 @@ def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
         with run.locked(Patience("run") if again else None), tagged(run):
             run.history.create()  # its catalog has absolute paths, and the run may have been moved
             run.history.sweep()
+            publish_changes(run)
             close_stale_flow_runs(run, mode)
             show_store(run)
             Training(run, run_inline if mode == "inline" else run_deployed).train()
@@ -75,7 +77,7 @@ def _begin(request: RunRequest) -> tuple[Run, bool]:
     assert context is not None
     assert context.flow_run is not None
     again = context.flow_run.run_count > 1
-    run = requested_run(request, again=again)
+    run = requested_run(request, f"flow run {context.flow_run.id}", again=again)
     with get_client(sync_client=True) as client:
         patiently(client.update_flow_run, context.flow_run.id, tags={*context.flow_run.tags, *run_tags(run)})
     return run, again

@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
 from flows.faults import STEP_RETRIES
+from flows.guards import check_disk
 from flows.metrics import Stopwatch, publish_metrics
 from flows.not_finite import report_not_finite
 from flows.plan import EpochPlan, read_plan
@@ -63,6 +64,7 @@ class EpochUpdates:
                 if not is_published(self._run, plan, plan.first_version + step + 1):
                     check_stop()
                     wait_until(partial(self._run.history.is_committed, plan.stage, plan.epoch, step))
+                    check_disk(self._run)
                     update_step(self, step)
 
     def update_step(self, step: int) -> None:
