@@ -7,7 +7,7 @@ matter of the run's: it may go on in another mode than it began in.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from prefect import Flow, State, flow
@@ -54,8 +54,7 @@ def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
             run.history.sweep()
             close_stale_flow_runs(run, mode)
             show_store(run)
-            progress = Progress(run, "run", total=_limits(run), unit="steps at most", place="the run")
-            _Training(run, run_inline if mode == "inline" else run_deployed, progress).train()
+            _Training(run, run_inline if mode == "inline" else run_deployed).train()
             write_report(run)
             show_run(run)
         wait_until_sent()
@@ -84,7 +83,12 @@ class _Training:
 
     run: Run
     carry_out: Callable[..., None]
-    progress: Progress
+
+    @cached_property
+    def progress(self) -> Progress:
+        """How far the run has come; its total is the most that the stages' limits allow."""
+        total = sum(step_limit(self.run.settings, stage) for stage in (MATH, MATH_AND_CODE))
+        return Progress(self.run, "run", total=total, unit="steps at most", place="the run")
 
     def train(self) -> None:
         """The whole run."""
@@ -140,10 +144,6 @@ class _Training:
 
     def _stage(self, which: Flow[Any, Any], is_done: Callable[[], bool], **place: int) -> Stage:
         return Stage(which, self.run, place, is_done)
-
-
-def _limits(run: Run) -> int:
-    return sum(step_limit(run.settings, stage) for stage in (MATH, MATH_AND_CODE))
 
 
 def _is_sampled(run: Run, plan: EpochPlan) -> bool:
