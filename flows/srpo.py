@@ -92,8 +92,9 @@ class Training:
 
     @cached_property
     def progress(self) -> Progress:
-        """How many steps the run has made of those that its stages may have at most."""
-        return Progress(self.run, "run", total=_limits(self.run), unit="steps at most", place="the run")
+        """How far the run has come; its total is the most that the stages' limits allow."""
+        total = sum(step_limit(self.run.settings, stage) for stage in (MATH, MATH_AND_CODE))
+        return Progress(self.run, "run", total=total, unit="steps at most", place="the run")
 
     def train(self) -> None:
         """The whole run."""
@@ -149,10 +150,6 @@ class Training:
 
     def _stage(self, which: Flow[Any, Any], is_done: Callable[[], bool], **place: int) -> Stage:
         return Stage(which, self.run, place, is_done)
-
-
-def _limits(run: Run) -> int:
-    return sum(step_limit(run.settings, stage) for stage in (MATH, MATH_AND_CODE))
 
 
 def _is_sampled(run: Run, plan: EpochPlan) -> bool:
