@@ -76,7 +76,8 @@ class Stack:
         """What a service's process finds in its environment: what the file says, and how to find Python."""
         home = self._directory / name
         home.mkdir(exist_ok=True)
-        kept = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
+        # As in the image, this environment's programs come first.
+        kept = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         packages = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         here = {"HOME": str(home), "PYTHONPATH": packages, "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1"}
         given = {key: self.translated(value) for key, value in (self.services[name].get("environment") or {}).items()}
@@ -154,9 +155,7 @@ class Stack:
         ports = zip(("master", "volume", "filer"), others, strict=True)
         places = [f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={own}"]
         command = ["weed", *self.services[name]["command"], *places, *(f"-{kind}.port={port}" for kind, port in ports)]
-        environment = self.environment(name)
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        return self._start(name, command, environment)
+        return self._start(name, command, self.environment(name))
 
     def _await_health(self, name: str) -> None:
         kind, *check = self.services[name]["healthcheck"]["test"]
