@@ -148,7 +148,7 @@ def _train(the_run: Run, mode: Mode) -> None:
 
 def _run_flows(the_run: Run) -> None:
     """Run the run's flow in this process. Raises KeyboardInterrupt when it was interrupted."""
-    from flows.engines import engines_kept
+    from flows.kept import engines_kept
 
     with prefect_api(), engines_kept():
         from prefect.exceptions import CancelledRun

@@ -31,16 +31,24 @@ def deploy(file: Path, store: Path) -> Iterator[str]:
 
     Raises RunError when there is no such file or Prefect refuses it.
     """
-    try:
-        pools = yaml.safe_load(file.read_text(encoding="utf-8"))["pools"]
-    except OSError as error:
-        raise RunError(f"{file}: cannot be read: {error.strerror}; it comes with the source of srpo") from error
+    pools = read_pools(file)
     with get_client(sync_client=True) as client:
         for pool in pools:
             yield f"work pool {pool['name']} {_make_pool(client, pool)}"
         for automation in automations():
             yield f"automation {automation.name!r} {_make_automation(client, automation)}"
     yield from _deployments(file, store)
+
+
+def read_pools(file: Path) -> list[dict[str, Any]]:
+    """The work pools that `file` asks for: name, type, concurrency_limit. Raises RunError when it cannot be used."""
+    try:
+        pools: list[dict[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8"))["pools"]
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read: {error.strerror}; it comes with the source of srpo") from error
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        raise RunError(f"{file}: is not a prefect.yaml with work pools under `pools`: {error}") from error
+    return pools
 
 
 def automations() -> list[AutomationCore]:

@@ -12,7 +12,6 @@ from flows.policies import checked_policy
 from flows.progress import announce_evaluation
 from flows.rows import rollout_row
 from flows.runs import Run
-from flows.sampler import Sampler
 from flows.working import working
 
 
@@ -30,6 +29,8 @@ def evaluate(store: str, run: str, stage: int, after: int, version: int) -> None
 @task(name="evaluate policy", cache_policy=NO_CACHE, **STEP_RETRIES)
 def evaluate_policy(run: Run, stage: int, after: int, version: int) -> None:
     """Sample, grade and record; the summary is published last and makes the evaluation complete."""
+    from flows.sampler import Sampler  # takes torch, which the orchestrator and the worker do not need
+
     settings, history, stopwatch = run.settings, run.history, Stopwatch()
     with Sampler(settings, run.directory) as sampler:
         with stopwatch.measure("load"):  # the first one starts the server, where there is one

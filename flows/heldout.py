@@ -2,24 +2,26 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flows.metrics import Stopwatch
 from flows.rows import GradedRollout
-from flows.sampler import Sampler
 from srpo_core.config import Settings
 from srpo_core.evaluation import estimate_pass_at_k
 from srpo_core.problems.problem import Problem
 from srpo_core.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from flows.sampler import Sampler  # takes torch, which not every process needs
 
 HELDOUT = "heldout"
 """The suite that a run's own held-out problems are."""
 
 
 def sample_heldout(
-    sampler: Sampler, settings: Settings, problems: Sequence[Problem], stopwatch: Stopwatch
+    sampler: "Sampler", settings: Settings, problems: Sequence[Problem], stopwatch: Stopwatch
 ) -> list[GradedRollout]:
     """Graded rollouts of the policy that `sampler` has loaded.
 

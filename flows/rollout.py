@@ -1,6 +1,7 @@
 """Sampling: the rollouts of one epoch, step after step, into the history."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
@@ -12,17 +13,21 @@ from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published
 from flows.rows import GradedRollout, informative_groups, mark_used, shard_table
 from flows.runs import Run
-from flows.sampler import Sampler
 from flows.together import StageStoppedError, check_stop, wait_until
 from flows.working import working
 from srpo_core.dynamic_sampling import StepRounds
 from srpo_core.problems.problem import Problem
 from srpo_core.seeds import derive_seed
 
+if TYPE_CHECKING:
+    from flows.sampler import Sampler
+
 
 @flow(name="rollout", flow_run_name="{run} · stage {stage} · epoch {epoch} · rollout")
 def rollout(store: str, run: str, stage: int, epoch: int) -> State | None:
     """Sample every step of the epoch that is not committed yet, each from the policy version that is its own."""
+    from flows.sampler import Sampler  # takes torch, which the orchestrator and the worker do not need
+
     try:
         with (
             working(store, run, "rollout", partner="update") as the_run,
@@ -37,7 +42,7 @@ def rollout(store: str, run: str, stage: int, epoch: int) -> State | None:
 class EpochSampling:
     """The sampling of one epoch."""
 
-    def __init__(self, run: Run, stage: int, epoch: int, sampler: Sampler) -> None:
+    def __init__(self, run: Run, stage: int, epoch: int, sampler: "Sampler") -> None:
         self._run = run
         self._plan: EpochPlan = read_plan(run, stage, epoch)
         self._problems = {problem.id: problem for problems in self._plan.steps for problem in problems}

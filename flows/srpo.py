@@ -19,6 +19,7 @@ from prefect.states import Cancelled
 from flows.deployed import cancel_stages, run_deployed
 from flows.evaluate import evaluate
 from flows.execution import Mode, Stage, run_inline, run_tags, tagged
+from flows.faults import patiently
 from flows.machines import record_machine
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, is_planned, read_plan, read_problems
@@ -43,6 +44,9 @@ def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
     from flows.report import write_report  # takes a second, which no stage should pay
 
     end_threads_at_exit()
+    if mode == "inline":
+        import flows.sampler
+        import flows.trainers  # noqa: F401  here, before two stages would at the same time
     run, again = _begin(request)
     try:
         # What was taken for dead may still be alive, and even end well.
@@ -67,7 +71,7 @@ def _begin(request: RunRequest) -> tuple[Run, bool]:
     again = context.flow_run.run_count > 1
     run = requested_run(request, again=again)
     with get_client(sync_client=True) as client:
-        client.update_flow_run(context.flow_run.id, tags={*context.flow_run.tags, *run_tags(run)})
+        patiently(client.update_flow_run, context.flow_run.id, tags={*context.flow_run.tags, *run_tags(run)})
     return run, again
 
 

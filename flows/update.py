@@ -2,9 +2,9 @@
 
 from contextlib import ExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import torch
 from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
@@ -18,14 +18,14 @@ from flows.progress import announce_step
 from flows.rows import training_batch, used_rows
 from flows.runs import Run, RunError
 from flows.together import StageStoppedError, check_stop, wait_until
-from flows.trainers import open_trainer
 from flows.working import working
 from srpo_core.policy.errors import NotFiniteError
-from srpo_core.policy.performance import performance_metrics
-from srpo_core.policy.ranks.group import RankGroup
-from srpo_core.policy.trainer import Trainer
 from srpo_core.seeds import derive_seed
 from storage.files import publish_directory, temporary_directory
+
+if TYPE_CHECKING:
+    from srpo_core.policy.ranks.group import RankGroup
+    from srpo_core.policy.trainer import Trainer
 
 
 @flow(name="update", flow_run_name="{run} · stage {stage} · epoch {epoch} · update")
@@ -43,11 +43,16 @@ class EpochUpdates:
     """The updates of one epoch. The trainer stays in memory from step to step, or the processes that it has stay up."""
 
     def __init__(self, run: Run, stage: int, epoch: int) -> None:
+        import torch  # which the orchestrator and the worker do not need
+
+        from flows.trainers import open_trainer
+
         torch.set_num_threads(run.settings.policy.threads)
         self._run = run
         self._plan: EpochPlan = read_plan(run, stage, epoch)
         self._trainer: Trainer | RankGroup | None = None
         self._held = ExitStack()
+        self._open_trainer = open_trainer
 
     def make_missing_versions(self) -> None:
         """Every version that is not published, in order."""
@@ -91,13 +96,15 @@ class EpochUpdates:
         self._trainer = trainer
 
     def _update(
-        self, trainer: Trainer | RankGroup, rows: pa.Table, step: int, stopwatch: Stopwatch
-    ) -> tuple[Trainer | RankGroup, dict[str, float]]:
+        self, trainer: "Trainer | RankGroup", rows: pa.Table, step: int, stopwatch: Stopwatch
+    ) -> "tuple[Trainer | RankGroup, dict[str, float]]":
         """The trainer with the next version, and the update's figures.
 
         Where the update would not be finite, the next version is equal to the last: the trainer is loaded anew, since
         the one that failed may have made a part of its optimizer steps.
         """
+        from srpo_core.policy.performance import performance_metrics
+
         plan, settings, batch = self._plan, self._run.settings, training_batch(rows)
         seed = derive_seed(settings.seed, "update", plan.stage, plan.epoch, step)
         left_out = False
@@ -121,13 +128,13 @@ class EpochUpdates:
         metrics["left_out/no_advantage"] = float(not left_out and not metrics["optimizer_steps"])
         return trainer, metrics | performance
 
-    def _trainer_at(self, version: int) -> Trainer | RankGroup:
+    def _trainer_at(self, version: int) -> "Trainer | RankGroup":
         """The trainer at `version`: the one in memory, which an update that fails must not be taken from again."""
         trainer, self._trainer = self._trainer, None
         if trainer is not None and trainer.progress.version == version:
             return trainer
         self._held.close()
-        return open_trainer(self._run, version, self._held)
+        return self._open_trainer(self._run, version, self._held)
 
     def _check_staleness(self, sampled_by: list[int], version: int) -> None:
         staleness = version - min(sampled_by)

@@ -12,8 +12,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
 from flows.deployed import Followed, ended_badly_since, orchestrator, stage_key
-from flows.engines import engines_kept
 from flows.faults import is_transient
+from flows.kept import engines_kept
 from flows.prefect_server import end_threads_at_exit
 from flows.progress import announce
 from flows.runs import Run, open_run

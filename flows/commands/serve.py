@@ -18,13 +18,17 @@ def serve(
     """Serve runs on this machine until Ctrl-C: a Prefect server with its UI, and a worker for each pool."""
     with told_errors():
         from flows.deploy import PREFECT_FILE
-        from flows.serve import served, wait_for_an_end
+        from flows.serve import served
 
-        with served(file or PREFECT_FILE, store, port) as (url, processes):
-            typer.echo(f"the UI is at {url}; start runs there, or with")
-            typer.echo(f"    PREFECT_API_URL={url}/api srpo run SETTINGS --mode deployments --store {store}")
+        with served(file or PREFECT_FILE, store, port) as serving:
+            typer.echo(f"the UI is at {serving.url}; start runs there, or with")
+            typer.echo(f"    PREFECT_API_URL={serving.url}/api srpo run SETTINGS --mode deployments --store {store}")
+            for pool in serving.pools:
+                limit = pool["concurrency_limit"]
+                typer.echo(f"a worker takes from pool {pool['name']}, {limit or 'any number'} at a time")
+            typer.echo(f"logs are in {serving.logs}")
             typer.echo("Ctrl-C ends the server, the workers and their stages; runs can be resumed")
             try:
-                wait_for_an_end(processes)
+                serving.wait_for_an_end()
             except KeyboardInterrupt:
-                typer.echo("ending")
+                typer.echo("ending, which takes up to half a minute")

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from srpo_core.problems.problem import Problem
 from srpo_core.problems.templates import Template, render
 from srpo_core.rollout.engine import Completion, PromptGroup, RolloutEngine, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Rollout:
 
 def sample_rollouts(
     engine: RolloutEngine,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     problems: Sequence[Problem],
     *,
     samples: int,
@@ -52,7 +54,7 @@ def sample_rollouts(
     return rollouts
 
 
-def completion_text(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> str:
+def completion_text(tokenizer: "PreTrainedTokenizerBase", completion: Completion) -> str:
     """What was written, without the token that ended it; other special tokens stay, since tags may be such."""
     ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
     return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False))

@@ -35,9 +35,8 @@ def test_every_deployment_has_a_flow_that_takes_its_parameters_and_a_pool_with_h
     assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
     pool = deployment["work_pool"]
     assert pool["name"] in {each["name"] for each in FILE["pools"]}
-    environment = pool["job_variables"]["env"]
-    assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
-    assert environment["PYTHONSAFEPATH"]  # else hooks import Prefect's storage.py for our package
+    assert pool["job_variables"]["command"] == "python -m flows.stage_process"
+    assert pool["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
     assert "srpo" in deployment["tags"]  # by which the automations know our flow runs
     if deployment["name"] in STAGES | {"srpo"}:
         assert flow.name == deployment["name"]  # a run asks for FLOW/FLOW
