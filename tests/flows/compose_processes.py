@@ -5,6 +5,7 @@ replaced by this machine's. PostgreSQL and Redis are Debian's, the object store 
 """
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -66,7 +67,7 @@ class Stack:
         for other, wanted in (service.get("depends_on") or {}).items():
             self.start(other)
             if wanted["condition"] == "service_healthy":
-                self._await_health(other)
+                self.await_health(other)
             else:
                 assert self.processes[other].wait(START_SECONDS) == 0, self.log(other)
         start = {"postgres": self._postgres, "redis": self._redis, "s3": self._s3}.get(name, self._ours)
@@ -157,12 +158,13 @@ class Stack:
         command = ["weed", *self.services[name]["command"], *places, *(f"-{kind}.port={port}" for kind, port in ports)]
         return self._start(name, command, self.environment(name))
 
-    def _await_health(self, name: str) -> None:
-        kind, *check = self.services[name]["healthcheck"]["test"]
+    def await_health(self, name: str) -> None:
+        """Return once a service's own health check holds, or the image's."""
+        kind, *check = self.services[name].get("healthcheck", {}).get("test") or _check_of_the_image()
         environment = self.environment(name)
         if name == "postgres":
             environment |= {"PGHOST": "127.0.0.1", "PGPORT": str(self.ports[name])}
-        words = [self.translated(word) for word in check]
+        words = [self.translated(word).replace(":8080", f":{self._webserver_port(name)}") for word in check]
         if kind == "CMD-SHELL":
             words = ["sh", "-c", words[0].replace("redis-cli", f"redis-cli -p {self.ports['redis']}")]
         words[0] = {"python": sys.executable}.get(words[0], words[0])
@@ -172,6 +174,12 @@ class Stack:
             return _answers(words, environment)
 
         _until(healthy, lambda: self.log(name))
+
+
+def _check_of_the_image() -> list[str]:
+    found = re.search(r"^HEALTHCHECK .*?CMD (\[.*?\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return ["CMD", *json.loads(found[1])]
 
 
 @contextmanager
