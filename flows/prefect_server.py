@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # The console shows the run's own lines; Prefect's log still has every line.
 _CLIENT = {
@@ -53,16 +54,23 @@ def quiet_prefect() -> None:
 @contextmanager
 def prefect_api() -> Iterator[None]:
     """Flows that are called in the block run against an API that answers. Raises ServerError when there is none."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
 
     end_threads_at_exit()
     url = PREFECT_API_URL.value()
+    # Heartbeats cost a second per flow run; they serve automations, which a server of our own does not run.
+    settings: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     if url is None:
-        url = _start_server()
+        # Nor does it ask for tokens against forged requests, which cost a request of their own per flow run.
+        settings |= {PREFECT_API_URL: _start_server(), PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False}
     else:
         check_api(url)
-    # Heartbeats cost a second per flow run; they serve automations, which a server of our own does not run.
-    with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with temporary_settings(settings):
         yield
 
 

@@ -19,7 +19,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ class RunHistory:
         self.directory = directory
         self.run = run
         self.store: Store = store or LocalStore(directory)
+
+    @cached_property
+    def _views(self) -> duckdb.DuckDBPyConnection:
+        """The views, made once: each query looks anew at which files there are."""
+        return connect(self.store, comments=False)
 
     @property
     def tmp_root(self) -> Path:
@@ -187,7 +192,7 @@ class RunHistory:
 
     def sql(self, query: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> pa.Table:
         """The result of a query over the views (storage/sql/), as of what is committed now. Raises StoreError."""
-        with connect(self.store, comments=False) as connection:
+        with self._views.cursor() as connection:
             return run_query(connection, query, parameters)
 
     def query_epoch(self, query: str, *, stage: int, epoch: int) -> pa.Table:
