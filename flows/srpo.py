@@ -44,7 +44,12 @@ from flows.working import Patience, deployed_flow_run
 
 @flow(name="srpo", flow_run_name="{request.name}", on_cancellation=[cancel_stages])
 def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
-    """Train the policy of a run to its end, from wherever it stands, and write its report."""
+    """Train the policy of a run to its end, from wherever it stands, and write its report.
+
+    Args:
+        mode: deployments: every stage is a flow run of its own, taken by a worker of its pool, and can be retried
+            alone. inline: the worker that takes this run does all of it.
+    """
     from flows.report import write_report  # takes a second, which no stage should pay
 
     end_threads_at_exit()
