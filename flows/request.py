@@ -40,7 +40,7 @@ class RunRequest(BaseModel):
         default="demo",
         title="Settings",
         description="By name: a file that comes with SRPO, in configs/. By path: one of your own, an absolute path "
-        "that every worker can read. As it stands: for a run that is there already, with the settings that it has.",
+        "that every worker can read. As the run began: for one that is there already and goes on.",
     )
     changes: list[Annotated[str, Field(title="section.field=value", pattern=r"^[^=\s]+=")]] = Field(
         default_factory=list,
