@@ -114,9 +114,13 @@ class FlowRunPage:
         dialog.get_by_role("button", name="Retry").click()
         expect(dialog).not_to_be_visible()
 
+    def has_artifact(self, key: str) -> None:
+        """See one of this series under Artifacts."""
+        expect(self.tab("Artifacts").get_by_role("heading", name=key, exact=True).first).to_be_visible()
+
     def table(self, key: str) -> list[dict[str, str]]:
         """The first ten rows of the table that is the newest artifact of a series, in which this flow run has one."""
-        self.tab("Artifacts").get_by_role("link").filter(has=self.page.get_by_role("heading", name=key)).click()
+        self.tab("Artifacts").get_by_role("link").filter(has=self.page.get_by_role("heading", name=key)).first.click()
         self.page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
         cells = self.page.get_by_role("table").get_by_role("cell")
         expect(cells.first).to_be_visible()

@@ -103,7 +103,10 @@ def test_a_run_of_the_form_whose_killed_stage_is_retried_by_its_button_completes
     killed.retry()
     killed.shows("Completed", run_count=2, patience=PATIENCE_SECONDS)
     page.get_by_role("link", name="Parent Run").click()
-    FlowRunPage(page).shows("Completed", run_count=2, patience=PATIENCE_SECONDS)
+    parent_page = FlowRunPage(page)
+    parent_page.shows("Completed", run_count=2, patience=PATIENCE_SECONDS)
+    for series in ("pressed-run", "pressed-summary", "pressed-report", "pressed-store"):
+        parent_page.has_artifact(series)
 
     again, parent = served.flow_run(stage.name), served.flow_run("pressed")
     assert again is not None
