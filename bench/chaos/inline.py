@@ -67,6 +67,8 @@ class InlineRun:
         run = ["run", self._plan.settings, "--run-id", self._plan.name]
         resume = ["resume", self._plan.name]
         chosen = resume if self._starts > 1 and self._dice.random() < 0.5 else run
+        if self._starts > 1:
+            self.outcome.resumed.append(f"srpo {chosen[0]}")
         return [*chosen, "--store", self._plan.store]
 
     def _start(self) -> int:
