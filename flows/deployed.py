@@ -16,7 +16,6 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Scheduled
 
@@ -28,7 +27,8 @@ from flows.together import StageStoppedError
 
 POLL_SECONDS = 1.0
 _ATTEMPTS = 5
-_SETTLE_SECONDS = 15.0  # between a worker's two reports it runs the hooks, for which it imports the flow
+_SETTLE_SECONDS = 5.0  # between a worker's two reports it runs the hooks, for which it imports the flow
+_LATE = "Flow run was cancelled successfully."  # what a worker says of a flow run that perhaps said so itself before
 _UNFINISHED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
 
@@ -63,6 +63,8 @@ def ask_for(deployment: str, **options: Any) -> FlowRun:
 
     Raises RunError when there is no such deployment.
     """
+    from prefect.deployments import run_deployment  # takes half a second, which no stage should pay
+
     try:
         return cast(FlowRun, patiently(run_deployment, deployment, timeout=0, **options))
     except ObjectNotFound as error:
@@ -90,22 +92,23 @@ class Followed:
         return self.flow_run.name
 
     def refresh(self) -> None:
-        """Look at it anew; one that crashed before it began is asked for again.
+        """Look at it anew; one that ended before it began is asked for again, unless a person cancelled it.
 
-        A worker tells twice that a process died, the second time seconds later: that ends an attempt which was
-        scheduled in between, as does a worker that dies before it starts the process.
+        A worker tells twice that a process died, and seconds later that it cancelled one which ended by itself: that
+        ends an attempt which was scheduled in between, as does a worker that dies before it starts the process.
         """
         late = self.state.name == "Late"
         self.flow_run = patiently(self._client.read_flow_run, self.flow_run.id)
         if self.state.name == "Late" and not late:
             announce(f"{self.name} waits for a worker of pool {self.flow_run.work_pool_name}")
         not_begun = self.flow_run.run_count == self._begun_before
-        if self.state.is_crashed() and not_begun and self._again < _ATTEMPTS:
+        of_before = self.state.is_crashed() or (self.state.is_cancelled() and self.state.message == _LATE)
+        if of_before and not_begun and self._again < _ATTEMPTS:
             self.begin_again()
 
     def begin_again(self) -> None:
-        """Schedule it once more, under its name; one that has only just crashed when its worker has told so twice."""
-        if self.state.is_crashed():
+        """Schedule it once more, under its name; one that has only just ended when its worker has told so twice."""
+        if self.state.is_crashed() or self.state.is_cancelled():
             age = (datetime.now(UTC) - self.state.timestamp).total_seconds()
             time.sleep(max(0.0, min(_SETTLE_SECONDS, _SETTLE_SECONDS - age)))
         again: State[Any] = Scheduled(name="AwaitingRetry", message="goes on from what is committed")

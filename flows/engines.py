@@ -6,12 +6,12 @@ engine, and the server with it, from flow to flow; `engines_kept` ends it. A pro
 
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.kept import engines_kept, kept
 from srpo_core.config import Settings
 from srpo_core.policy.model import load_model
 from srpo_core.policy.probe import PROBE_FILE, write_probe
@@ -43,9 +43,10 @@ class Engine:
             self.sampling.load(_with_probe(checkpoint, self.directory))
         self.loaded = checkpoint
 
-
-_KEPT: dict[Path, Engine] = {}
-_LOCK = threading.Lock()
+    def close(self) -> None:
+        """End the servers that it has."""
+        if isinstance(self.sampling, VllmEngine | OwnVllmEngine):
+            self.sampling.close()
 
 
 def open_engine(settings: Settings, directory: Path) -> Engine:
@@ -54,10 +55,7 @@ def open_engine(settings: Settings, directory: Path) -> Engine:
         policy = settings.policy
         engine = TransformersEngine(batch_rows=settings.rollout.batch_rows, dtype=policy.dtype, device=policy.device)
         return Engine(engine, directory)
-    with _LOCK:
-        if directory not in _KEPT:
-            _KEPT[directory] = Engine(_vllm_engine(settings, directory), directory)
-        return _KEPT[directory]
+    return kept(directory, lambda: Engine(_vllm_engine(settings, directory), directory))
 
 
 def _vllm_engine(settings: Settings, directory: Path) -> VllmEngine | OwnVllmEngine:
@@ -94,19 +92,6 @@ def engine_facts(settings: Settings) -> dict[str, str]:
     if not engine.urls:
         return vllm_versions(engine)
     return {f"vllm at {url}": served_version(url) for url in engine.urls}
-
-
-@contextmanager
-def engines_kept() -> Iterator[None]:
-    """Engines that are opened in the block are kept for the process until it ends."""
-    try:
-        yield
-    finally:
-        with _LOCK:
-            while _KEPT:
-                _, engine = _KEPT.popitem()
-                if isinstance(engine.sampling, VllmEngine | OwnVllmEngine):
-                    engine.sampling.close()
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import httpx
 from prefect import State
 from prefect.exceptions import PrefectHTTPStatusError
 
-from flows.progress import announce
 from srpo_core.rollout.errors import EngineUnavailableError
 
 PATIENCE_SECONDS = 600.0
@@ -61,19 +60,3 @@ def patiently(call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> 
                 raise
             time.sleep(wait)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-
-def outliving_the_api(run: Callable[[], object], bring_back: Callable[[], None]) -> None:
-    """`run()`, again from what it committed each time that it fails because the Prefect API is away.
-
-    `bring_back()` returns once the API answers, and raises when it does not; what it raises ends the run.
-    """
-    while True:
-        try:
-            run()
-            return
-        except Exception as error:
-            if not api_is_away(error):
-                raise
-            announce(f"the Prefect API is away ({error or type(error).__name__}): waiting for it")
-        bring_back()

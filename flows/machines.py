@@ -4,9 +4,6 @@ import hashlib
 import json
 import platform
 
-import torch
-
-from flows.engines import engine_facts
 from flows.runs import Run
 from srpo_core.problems.problem import Problem
 from srpo_core.rewards.verifiers import Verifiers
@@ -18,6 +15,10 @@ def record_machine(run: Run, problems: list[Problem]) -> None:
     Refuses problems that cannot be judged here, raising UnsupportedProblemError or SandboxUnavailable, and an engine
     that cannot be started here, raising VllmStartError.
     """
+    import torch
+
+    from flows.engines import engine_facts
+
     with Verifiers(run.settings.verifiers, check_thought=run.settings.rewards.check_thought) as verifiers:
         verifiers.check(problems)
         isolation = verifiers.code.isolation if verifiers.runs_programs(problems) else None

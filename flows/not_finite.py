@@ -1,19 +1,23 @@
 """Updates that would not be finite: what is told of them, and when they end the run."""
 
+from typing import TYPE_CHECKING
+
 import pyarrow as pa
 
 from flows.metrics import publish_metrics
 from flows.plan import EpochPlan
 from flows.progress import announce
 from flows.runs import Run, RunError
-from srpo_core.policy.checkpoints import Progress
 from srpo_core.policy.errors import NotFiniteError
+
+if TYPE_CHECKING:
+    from srpo_core.policy.checkpoints import Progress
 
 _SHOWN = 64  # rollouts in the log; all of them are in the metrics
 
 
 def report_not_finite(
-    run: Run, plan: EpochPlan, step: int, error: NotFiniteError, rows: pa.Table, progress: Progress
+    run: Run, plan: EpochPlan, step: int, error: NotFiniteError, rows: pa.Table, progress: "Progress"
 ) -> None:
     """Tell the log and the metrics which tensors were not finite and which rollouts they came with.
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from flows.plan import EpochPlan
 from flows.runs import Run, RunError, policy_path
-from srpo_core.policy.checkpoints import MODEL_FILE, model_checksum
 from storage.files import remove_directory
 
 
@@ -23,6 +22,8 @@ def checked_policy(run: Run, version: int) -> Path:
 
     Raises RunError when they differ, PolicyError when they cannot be read.
     """
+    from srpo_core.policy.checkpoints import MODEL_FILE, model_checksum  # takes torch, which not every process needs
+
     (row,) = run.history.read("policies", name=_row_name(version)).to_pylist()
     directory = run.policy(version)
     if model_checksum(directory) != row["sha256"]:
@@ -32,6 +33,8 @@ def checked_policy(run: Run, version: int) -> Path:
 
 def publish_row(run: Run, version: int, *, stage: int, epoch: int, step: int) -> None:
     """Second phase: the row that names the checkpoint, from which on it counts as published."""
+    from srpo_core.policy.checkpoints import model_checksum
+
     row = {
         "version": version,
         "step": step,

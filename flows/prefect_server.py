@@ -7,6 +7,7 @@ that ends.
 """
 
 import atexit
+import base64
 import os
 import random
 import socket
@@ -59,7 +60,12 @@ def prefect_api() -> Iterator[Callable[[], None]]:
 
     Gives what to call when it does not answer any more: a server of our own that has died is started again.
     """
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
 
     end_threads_at_exit()
     named = PREFECT_API_URL.value()
@@ -71,7 +77,10 @@ def prefect_api() -> Iterator[Callable[[], None]]:
         check_api(named)
     url = named or own.url
     # Heartbeats cost a second per flow run; they serve automations, which a server of our own does not run.
-    with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    clients = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    if named is None:
+        clients[PREFECT_API_AUTH_STRING] = server_authentication()
+    with temporary_settings(clients):
         yield own.start if named is None else partial(await_api, named)
 
 
@@ -87,15 +96,41 @@ def require_api() -> str:
 
 
 def check_api(url: str) -> None:
-    """Raises ServerError when no Prefect API answers at `url`."""
+    """Raises ServerError when no Prefect API answers at `url`, or it wants another authentication."""
+    asked = urllib.request.Request(f"{url.rstrip('/')}/admin/version", headers=_authorization())
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10):
+        with urllib.request.urlopen(asked, timeout=10):
             return
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403):
+            raise ServerError(f"PREFECT_API_URL is {url}, and no Prefect API answers there ({error})") from error
+        raise ServerError(
+            f"the Prefect API at {url} refuses us ({error}): set PREFECT_API_AUTH_STRING to what its server has as "
+            "PREFECT_SERVER_API_AUTH_STRING"
+        ) from error
     except (urllib.error.URLError, ValueError, OSError) as error:
         raise ServerError(
             f"PREFECT_API_URL is {url}, and no Prefect API answers there ({error}): "
             "start it with `prefect server start`, or unset the variable to run without one"
         ) from error
+
+
+def server_authentication() -> str | None:
+    """What a server that is started here wants of its clients: PREFECT_SERVER_API_AUTH_STRING; None: nothing."""
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
+
+    secret: str | None = PREFECT_SERVER_API_AUTH_STRING.value()
+    return secret
+
+
+def _authorization() -> dict[str, str]:
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
+
+    if key := PREFECT_API_KEY.value():
+        return {"Authorization": f"Bearer {key}"}
+    if secret := PREFECT_API_AUTH_STRING.value():
+        return {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"}
+    return {}
 
 
 def await_api(url: str) -> None:

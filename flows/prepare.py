@@ -10,9 +10,6 @@ from flows.progress import announce
 from flows.runs import Run
 from flows.stages import MATH
 from flows.working import working
-from srpo_core.policy.sources import policy_directory
-from srpo_core.policy.trainer import Trainer
-from srpo_core.rollout.agreement import require_agreement
 from srpo_core.seeds import derive_seed
 from storage.files import publish_directory, temporary_directory
 
@@ -52,6 +49,10 @@ def write_problems(run: Run) -> None:
 @task(name="write base policy", cache_policy=NO_CACHE)
 def write_base_policy(run: Run) -> None:
     """Policy version 0: the base with an optimizer that has seen nothing."""
+    from srpo_core.policy.sources import policy_directory  # takes torch, which the orchestrator does not need
+    from srpo_core.policy.trainer import Trainer
+    from srpo_core.rollout.agreement import require_agreement
+
     settings = run.settings
     if not run.policy(0).is_dir():
         scratch_root = run.history.tmp_root

@@ -1,28 +1,35 @@
 """Sampling: the rollouts of one epoch, step after step, into the history."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
 from flows.faults import STEP_RETRIES
+from flows.guards import Guards
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published
+from flows.progress import EpochProgress
 from flows.rows import GradedRollout, informative_groups, mark_used, shard_table
 from flows.runs import Run
-from flows.sampler import Sampler
 from flows.together import StageStoppedError, check_stop, wait_until
 from flows.working import working
 from srpo_core.dynamic_sampling import StepRounds
 from srpo_core.problems.problem import Problem
 from srpo_core.seeds import derive_seed
 
+if TYPE_CHECKING:
+    from flows.sampler import Sampler
+
 
 @flow(name="rollout", flow_run_name="{run} · stage {stage} · epoch {epoch} · rollout")
 def rollout(store: str, run: str, stage: int, epoch: int) -> State | None:
     """Sample every step of the epoch that is not committed yet, each from the policy version that is its own."""
+    from flows.sampler import Sampler  # takes torch, which the orchestrator and the worker do not need
+
     try:
         with (
             working(store, run, "rollout", partner="update") as the_run,
@@ -37,19 +44,23 @@ def rollout(store: str, run: str, stage: int, epoch: int) -> State | None:
 class EpochSampling:
     """The sampling of one epoch."""
 
-    def __init__(self, run: Run, stage: int, epoch: int, sampler: Sampler) -> None:
+    def __init__(self, run: Run, stage: int, epoch: int, sampler: "Sampler") -> None:
         self._run = run
         self._plan: EpochPlan = read_plan(run, stage, epoch)
         self._problems = {problem.id: problem for problems in self._plan.steps for problem in problems}
         self._sampler = sampler
+        sizes = [len(problems) * run.settings.rollout.group_size for problems in self._plan.steps]
+        self._progress = EpochProgress(run, "rollout", self._plan, sizes=sizes, unit="rollouts")
 
     def sample_missing_steps(self) -> None:
         """Every step that is not committed, in order."""
         plan = self._plan
+        guards = Guards(self._run, stage=plan.stage, epoch=plan.epoch)
         for step in range(len(plan.steps)):
             if not self._run.history.is_committed(plan.stage, plan.epoch, step):
                 check_stop()
                 self._wait_for_policy(step)
+                guards.check()
                 sample_step(self, step)
                 self._sampler.rest()
 
@@ -61,6 +72,7 @@ class EpochSampling:
         """
         plan, history, shard_size = self._plan, self._run.history, self._run.settings.rollout.groups_per_shard
         rounds, stopwatch, shards = self._rounds(step), Stopwatch(), 0
+        self._progress.reach_step(step)
         while prompts := rounds.next_round():
             for first in range(0, len(prompts), shard_size):
                 if not history.has_shard(plan.stage, plan.epoch, step, shards):
@@ -68,6 +80,7 @@ class EpochSampling:
                 # Read back even if just written: another attempt's shard may have been first.
                 rows = history.read_shard(plan.stage, plan.epoch, step, shards, ["prompt_id", "accuracy"])
                 rounds.record(informative_groups(rows))
+                self._progress.reach_step(step, rounds.groups * self._run.settings.rollout.group_size)
                 shards += 1
         publish_metrics(
             self._run,
@@ -79,6 +92,7 @@ class EpochSampling:
             policy_version=self._version(step),
         )
         history.commit_step(plan.stage, plan.epoch, step, shards)
+        self._progress.reach_step(step + 1)
 
     def _version(self, step: int) -> int:
         """The policy version that samples the step."""
@@ -127,7 +141,8 @@ class EpochSampling:
         def seed_of(problem: Problem, sample: int) -> int:
             return derive_seed(settings.seed, "rollout", plan.stage, plan.epoch, step, problem.id, sample)
 
-        return self._sampler.sample(problems, settings.rollout.group_size, seed_of, stopwatch, kind="generate")
+        tell, size = self._progress.advance, settings.rollout.group_size
+        return self._sampler.sample(problems, size, seed_of, stopwatch, kind="generate", tell=tell)
 
 
 @task(name="rollout step", task_run_name="step {step}", cache_policy=NO_CACHE, **STEP_RETRIES)

@@ -17,7 +17,7 @@ from srpo_core.policy.model import load_tokenizer
 from srpo_core.problems.problem import Problem
 from srpo_core.rewards.grade import Answered, Grader
 from srpo_core.rewards.verifiers import Verifiers
-from srpo_core.rollout.engine import Sampling
+from srpo_core.rollout.engine import Sampling, Tell, unheard
 from srpo_core.rollout.errors import EngineError
 from srpo_core.rollout.rollouts import sample_rollouts
 from srpo_core.rollout.transformers import TransformersEngine
@@ -53,8 +53,12 @@ class Sampler:
         stopwatch: Stopwatch,
         *,
         kind: str,
+        tell: Tell = unheard,
     ) -> list[GradedRollout]:
-        """`samples` graded rollouts of each problem; their time counts as `kind` and `grade`."""
+        """`samples` graded rollouts of each problem; their time counts as `kind` and `grade`.
+
+        `tell` hears how many are sampled.
+        """
         rollout = self._settings.rollout
         if self._tokenizer is None:
             raise RuntimeError("load a policy before sampling")
@@ -67,6 +71,7 @@ class Sampler:
                 seed_of=seed_of,
                 sampling=Sampling(rollout.temperature, rollout.max_new_tokens),
                 template=self._settings.problems.template,
+                tell=tell,
             )
         with stopwatch.measure("grade"):
             answered = [Answered(r.problem, r.text, len(r.completion.token_ids), r.truncated) for r in rollouts]

@@ -6,22 +6,25 @@ ends, every group is ended, the workers' first, so that their flow runs can stil
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
-import yaml
-
-from flows.prefect_server import START_SECONDS, ServerError
+from flows.prefect_file import read_pools
+from flows.prefect_server import START_SECONDS, ServerError, server_authentication
 from flows.process_group import GRACE_SECONDS
 from flows.runs import RunError
 
 _GRACE_SECONDS = GRACE_SECONDS + 5
+_POLL_SECONDS = 0.5
 _SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -30,48 +33,68 @@ _SETTINGS = {
 }
 
 
-@contextmanager
-def served(file: Path, store: Path, port: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A server at `port` of the loopback and a worker for each pool of `file` while the block runs.
+@dataclass(frozen=True)
+class Served:
+    """What runs while a store is served."""
 
-    Gives the UI's address and the processes. Raises ServerError when the server does not start.
+    url: str
+    pools: Sequence[Mapping[str, Any]]
+    logs: Path
+    processes: Mapping[str, subprocess.Popen[bytes]]
+
+    def wait_for_an_end(self) -> None:
+        """Return only by an interrupt. Raises RunError when one of the processes fails, naming its log."""
+        while all(process.poll() is None for process in self.processes.values()):
+            time.sleep(_POLL_SECONDS)
+        ended = next(name for name, process in self.processes.items() if process.poll() is not None)
+        raise RunError(f"the {ended} ended by itself: {self.logs / ended}.log tells why")
+
+
+@contextmanager
+def served(file: Path, store: Path, host: str, port: int) -> Iterator[Served]:
+    """A server at `port` of this machine's address `host`, and a worker for each pool of `file`, while the block runs.
+
+    Raises ServerError when the server does not start, RunError when the store cannot be written or the file is refused.
     """
+    require_free(host, port)
     logs = store.absolute() / ".serve"
-    logs.mkdir(parents=True, exist_ok=True)
-    url = f"http://127.0.0.1:{port}"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{logs}: cannot be made: {error.strerror}; --store names the directory of the runs") from error
+    pools, url = read_pools(file), f"http://{host}:{port}"
     environment = _environment(store, url)
     with ExitStack() as stack:
-        start = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        server = stack.enter_context(_process(start, environment, logs / "server.log"))
-        _await_answer(server, url, logs / "server.log")
+        start = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+        processes = {"server": stack.enter_context(_process(start, environment, logs / "server.log"))}
+        _await_answer(processes["server"], url, logs / "server.log")
         _apply(file, store, environment)
-        workers = [
-            stack.enter_context(_process(_worker(pool), environment, logs / f"worker-{pool}.log"))
-            for pool in _pools(file)
-        ]
-        yield url, [server, *workers]
+        for name in (pool["name"] for pool in pools):
+            process = _process(_worker(name), environment, logs / f"worker-{name}.log")
+            processes[f"worker-{name}"] = stack.enter_context(process)
+        yield Served(url, pools, logs, processes)
 
 
-def wait_for_an_end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Return only by an interrupt. Raises RunError when one of the processes ends by itself."""
-    while True:
-        for process in processes:
-            if process.poll() is not None:
-                raise RunError(
-                    "the Prefect server or a worker ended by itself: the logs in the store's .serve tell why"
-                )
-        time.sleep(0.5)
+def require_free(host: str, port: int) -> None:
+    """Raises ServerError when no server can listen at this port of this machine's address `host`."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: the last one's port lingers
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise ServerError(
+                f"port {port} of {host} cannot be listened at: {error.strerror}; choose another by --port or --host"
+            ) from error
 
 
 def _environment(store: Path, url: str) -> dict[str, str]:
     # What the command sets to keep Prefect off its own terminal is not meant for the workers' logs.
     own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_LOGGING_")}
+    own["PATH"] = f"{Path(sys.executable).parent}:{own.get('PATH', os.defpath)}"  # where flow runs find this Python
     address = {"PREFECT_API_URL": f"{url}/api", "PREFECT_SERVER_API_PORT": url.rpartition(":")[2]}
-    return own | _SETTINGS | address | {"SRPO_STORE": str(store.absolute())}
-
-
-def _pools(file: Path) -> list[str]:
-    return [pool["name"] for pool in yaml.safe_load(file.read_text(encoding="utf-8"))["pools"]]
+    secret = server_authentication()
+    clients = {} if secret is None else {"PREFECT_API_AUTH_STRING": secret}
+    return own | _SETTINGS | address | clients | {"SRPO_STORE": str(store.absolute())}
 
 
 def _worker(pool: str) -> list[str]:
@@ -101,7 +124,7 @@ def _await_answer(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
 @contextmanager
 def _process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that leads a group of its own; the whole group is gone after the block."""
-    with log.open("ab") as output:
+    with _opened(log) as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.process_group", str(os.getpid()), *command],
             env=environment,
@@ -116,7 +139,16 @@ def _process(command: list[str], environment: dict[str, str], log: Path) -> Iter
         _end_group(process)
 
 
+def _opened(log: Path) -> BinaryIO:
+    try:
+        return log.open("ab")
+    except OSError as error:
+        raise RunError(f"{log}: cannot be written: {error.strerror}") from error
+
+
 def _end_group(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave anything behind
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)

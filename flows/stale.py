@@ -10,6 +10,7 @@ from prefect.states import Crashed
 
 from flows.deployed import cancel
 from flows.execution import Mode, directory_tag
+from flows.faults import patiently
 from flows.runs import Run
 
 
@@ -26,11 +27,11 @@ def close_stale_flow_runs(run: Run, mode: Mode) -> None:
     context = FlowRunContext.get()
     own = context.flow_run.id if context is not None and context.flow_run is not None else None
     with get_client(sync_client=True) as client:
-        for flow_run in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(unended)):
+        for flow_run in patiently(client.read_flow_runs, flow_run_filter=FlowRunFilter.model_validate(unended)):
             if flow_run.id == own:
                 continue
             if flow_run.deployment_id is None:
                 state: State[Any] = Crashed(message="its process was killed; the run went on")
-                client.set_flow_run_state(flow_run.id, state, force=True)
+                patiently(client.set_flow_run_state, flow_run.id, state, force=True)
             elif mode == "inline":
                 cancel(client, flow_run.id)

@@ -33,6 +33,7 @@ def load_model(directory: Path, *, dtype: str = "float32", device: str = "cpu") 
     Raises PolicyError when the directory holds no whole model.
     """
     _require(directory, "config.json")
+    _refuse_pickled(directory)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, which the library's types do not say
             directory,
@@ -79,6 +80,16 @@ def load_weights(model: PreTrainedModel, directory: Path) -> None:
 def _require(directory: Path, name: str) -> None:
     if not (directory / name).is_file():
         raise PolicyError(f"{directory} holds no policy: {name} is missing; give a directory that transformers wrote")
+
+
+def _refuse_pickled(directory: Path) -> None:
+    if (directory / "adapter_config.json").exists():
+        raise PolicyError(f"{directory} holds an adapter: give the directory of the whole model, adapter merged")
+    if not any(directory.glob("*.safetensors")) and (pickled := sorted(directory.glob("*.bin"))):
+        raise PolicyError(
+            f"{directory} has no model*.safetensors: {pickled[0].name} is pickled and may run code when it is read. "
+            "Convert it to safetensors where you trust it"
+        )
 
 
 def _refuse_unsupported(directory: Path, config: PreTrainedConfig) -> None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from srpo_core.problems.problem import Problem
 from srpo_core.problems.templates import Template, render
-from srpo_core.rollout.engine import Completion, PromptGroup, RolloutEngine, Sampling
+from srpo_core.rollout.engine import Completion, PromptGroup, RolloutEngine, Sampling, Tell, unheard
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,25 @@ class Rollout:
 
 def sample_rollouts(
     engine: RolloutEngine,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     problems: Sequence[Problem],
     *,
     samples: int,
     seed_of: Callable[[Problem, int], int],
     sampling: Sampling,
     template: Template,
+    tell: Tell = unheard,
 ) -> list[Rollout]:
-    """`samples` rollouts of each problem, problem by problem; `seed_of(problem, sample)` seeds each."""
+    """`samples` rollouts of each problem, problem by problem; `seed_of(problem, sample)` seeds each.
+
+    `tell` hears how many completions are finished.
+    """
     groups = [
         PromptGroup(render(problem, template, tokenizer), [seed_of(problem, i) for i in range(samples)])
         for problem in problems
     ]
     rollouts = []
-    for problem, group, completions in zip(problems, groups, engine.generate(groups, sampling), strict=True):
+    for problem, group, completions in zip(problems, groups, engine.generate(groups, sampling, tell), strict=True):
         prompt = tokenizer.decode(list(group.prompt_token_ids))
         for sample, (seed, completion) in enumerate(zip(group.seeds, completions, strict=True)):
             text = completion_text(tokenizer, completion)
@@ -52,7 +58,7 @@ def sample_rollouts(
     return rollouts
 
 
-def completion_text(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> str:
+def completion_text(tokenizer: "PreTrainedTokenizerBase", completion: Completion) -> str:
     """What was written, without the token that ended it; other special tokens stay, since tags may be such."""
     ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
     return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False))

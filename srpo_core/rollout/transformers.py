@@ -24,7 +24,7 @@ from srpo_core.policy.model import (
     sampling_logits,
     unsampled_token_ids,
 )
-from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
+from srpo_core.rollout.engine import Completion, PromptGroup, Sampling, Tell, unheard
 from srpo_core.rollout.kv_cache import GroupCache
 from srpo_core.seeds import generator
 
@@ -57,13 +57,15 @@ class TransformersEngine:
         self._model = load_model(checkpoint, dtype=self._dtype, device=self._device)
         self._config = config
 
-    def generate(self, groups: Sequence[PromptGroup], sampling: Sampling) -> list[list[Completion]]:
+    def generate(
+        self, groups: Sequence[PromptGroup], sampling: Sampling, tell: Tell = unheard
+    ) -> list[list[Completion]]:
         """One list of completions per group, in the order of its seeds; the same bits for the same groups."""
         if self._model is None:
             raise RuntimeError("load a policy before generating")
         completions: list[Completion] = []
         for batch in self._batches(groups):
-            completions += self._generate_batch(self._model, batch, sampling)
+            completions += self._generate_batch(self._model, batch, sampling, tell)
         in_order = iter(completions)
         return [[next(in_order) for _ in group.seeds] for group in groups]
 
@@ -84,7 +86,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _generate_batch(
-        self, model: PreTrainedModel, groups: Sequence[PromptGroup], sampling: Sampling
+        self, model: PreTrainedModel, groups: Sequence[PromptGroup], sampling: Sampling, tell: Tell
     ) -> list[Completion]:
         decoder = Decoder(model, [group.prompt_token_ids for group in groups])
         rows = _Rows([seed for group in groups for seed in group.seeds], sampling.max_new_tokens)
@@ -97,7 +99,9 @@ class TransformersEngine:
             drawn, logprobs = draw(logits, branch, rows.uniforms(active, step))
             ended = rows.record(active, step, drawn, logprobs, self._ends)
             if bool(ended.all()) or step + 1 == sampling.max_new_tokens:
+                tell(len(active))
                 break
+            tell(int(ended.sum()))
             active, branch, drawn = active[~ended], branch[~ended], drawn[~ended]
             children, branch = torch.unique(branch * logits.shape[-1] + drawn, return_inverse=True)
             decoder.keep_rows(children // logits.shape[-1])

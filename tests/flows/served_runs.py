@@ -17,8 +17,11 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Scheduled
 
-PATIENCE_SECONDS = 900.0  # a machine with much else to do
+from flows.faults import patiently
+
+PATIENCE_SECONDS = 300.0  # a machine with much else to do
 POLL_SECONDS = 0.1
 
 T = TypeVar("T")
@@ -45,18 +48,37 @@ class Served:
     client: SyncPrefectClient
 
     def flow_run(self, name: str) -> FlowRun | None:
-        """The flow run of this name, if it was made."""
-        found = self.client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"name": {"any_": [name]}}))
+        """The deployed flow run of this name, if it was made; asked for until a server answers."""
+        named = FlowRunFilter.model_validate({"name": {"any_": [name]}, "deployment_id": {"is_null_": False}})
+        found = patiently(self.client.read_flow_runs, flow_run_filter=named)
         return found[0] if found else None
 
-    def until(self, name: str, *states: str) -> FlowRun:
-        """The flow run of this name once it is in one of the states."""
+    def until_attempt(self, name: str, attempt: int) -> FlowRun:
+        """The flow run of this name once that attempt at it has begun."""
 
         def look() -> FlowRun | None:
             flow_run = self.flow_run(name)
-            return flow_run if flow_run and flow_run.state and flow_run.state.type.value in states else None
+            return flow_run if flow_run and flow_run.run_count == attempt else None
 
         return eventually(look)
+
+    def until(self, name: str, *states: str) -> FlowRun:
+        """The flow run of this name once it is in one of the states; one that completed will be in no other."""
+
+        def look() -> FlowRun | None:
+            flow_run = self.flow_run(name)
+            if flow_run is None or flow_run.state is None:
+                return None
+            state = flow_run.state.type.value
+            assert state in states or state != "COMPLETED", f"{name} completed, and never was {states}"
+            return flow_run if state in states else None
+
+        return eventually(look)
+
+    def retry(self, flow_run: FlowRun) -> None:
+        """What the UI's Retry button does."""
+        again: Any = Scheduled(name="AwaitingRetry")
+        self.client.set_flow_run_state(flow_run.id, again, force=True)
 
     def start(self, run: str, settings: Path) -> FlowRun:
         """Start a run as the UI's form does."""
@@ -68,6 +90,14 @@ class Served:
         """SIGKILL the process that carries out a flow run."""
         for pid in processes(f"PREFECT__FLOW_RUN_ID={flow_run.id}"):
             os.kill(pid, signal.SIGKILL)
+
+    def kill_part(self, command: str) -> None:
+        """SIGKILL the server, or a worker, by a part of its command; what leads its group stays."""
+        home = self.pipeline.environment["PREFECT_HOME"]
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes(f"PREFECT_HOME={home}")}
+        spaced = {pid: read.replace(b"\0", b" ").decode() for pid, read in commands.items()}
+        (pid,) = (pid for pid, read in spaced.items() if command in read and "process_group" not in read)
+        os.kill(pid, signal.SIGKILL)
 
 
 def processes(variable: str) -> list[int]:

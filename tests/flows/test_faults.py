@@ -7,9 +7,10 @@ from threading import Thread
 
 import httpx
 import pytest
+from flows.outages import outliving_the_api
 
 from flows import faults
-from flows.faults import STEP_RETRIES, is_transient, outliving_the_api, patiently
+from flows.faults import STEP_RETRIES, is_transient, patiently
 from flows.runs import RunError
 from srpo_core.rollout.errors import EngineUnavailableError
 

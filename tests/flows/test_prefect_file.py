@@ -1,5 +1,6 @@
 """prefect.yaml says what is there: flows, their parameters, pools, schedules that begin paused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,21 @@ def test_every_deployment_has_a_flow_that_takes_its_parameters_and_a_pool_with_h
     assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
     pool = deployment["work_pool"]
     assert pool["name"] in {each["name"] for each in FILE["pools"]}
-    environment = pool["job_variables"]["env"]
-    assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
-    assert environment["PYTHONSAFEPATH"]  # else hooks import Prefect's storage.py for our package
+    assert pool["job_variables"]["command"] == "python -m flows.stage_process"
+    assert pool["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
     assert "srpo" in deployment["tags"]  # by which the automations know our flow runs
     if deployment["name"] in STAGES | {"srpo"}:
         assert flow.name == deployment["name"]  # a run asks for FLOW/FLOW
+
+
+def test_every_flow_has_a_deployment() -> None:
+    flows = {
+        f"flows.{path.stem}.{name}"
+        for path in (ROOT / "flows").glob("*.py")
+        for name in re.findall(r"^@flow\(.*\)\ndef (\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert len(flows) >= len(STAGES)
+    assert {each["entrypoint"] for each in FILE["deployments"]} == flows
 
 
 def test_every_stage_has_a_deployment_and_orchestrators_share_no_pool_with_a_limit() -> None:
@@ -60,7 +70,8 @@ def test_schedules_begin_paused() -> None:
 
 def test_deployed_runs_have_their_stages_deployed() -> None:
     (deployment,) = [each for each in FILE["deployments"] if each["name"] == "srpo"]
-    assert deployment["parameters"] == {"mode": "deployments"}
+    assert deployment["parameters"] == {"mode": "deployments", "request": {"store": "{{ $SRPO_STORE }}"}}
+    assert set(deployment["parameters"]["request"]) <= set(RunRequest.model_fields)
     assert deployment["parameters"]["mode"] in Mode.__args__
 
 
