@@ -15,8 +15,8 @@ from flows.prefect_server import quiet_prefect
 
 quiet_prefect()  # before anything imports Prefect, as the command itself does
 
-import flows.sampler  # noqa: F401  the heavy imports, once for all processes
-import flows.srpo  # noqa: F401
+import flows.sampler
+import flows.srpo
 import flows.trainers  # noqa: F401
 from bench.chaos.checks import Witness
 from bench.chaos.moments import Moment, published
