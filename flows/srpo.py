@@ -44,7 +44,12 @@ from flows.working import Patience, deployed_flow_run
 
 @flow(name="srpo", flow_run_name="{request.name}", on_cancellation=[cancel_stages])
 def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
-    """Train the policy of a run to its end, from wherever it stands, and write its report."""
+    """Train the policy of a run to its end, from wherever it stands, and write its report.
+
+    Args:
+        mode: deployments: every stage is a flow run of its own, taken by a worker of its pool, and can be retried
+            alone. inline: the worker that takes this run does all of it.
+    """
     from flows.report import write_report  # takes a second, which no stage should pay
 
     end_threads_at_exit()
@@ -101,7 +106,7 @@ class Training:
         run = self.run
         self.carry_out(self._stage(prepare, partial(is_planned, run, MATH, 0)))
         record_machine(run, read_problems(run, "train") + read_problems(run, "heldout"))
-        self._evaluate(stage=0, after=0, version=0)
+        self.carry_out(self._evaluation(stage=0, after=0, version=0))
         last, decision = self.train_stage(MATH)
         if decision == "finish":
             return
@@ -132,21 +137,27 @@ class Training:
         self.progress.reach(done)
 
     def _run_epoch(self, plan: EpochPlan) -> str:
-        """Rollouts and updates together, then resampling, the decision about the stage, and an evaluation when due."""
+        """Rollouts and updates together, resampling beside an evaluation when one is due, the decision about the stage.
+
+        A stage's end is evaluated in any case.
+        """
         run, stage, epoch = self.run, plan.stage, plan.epoch
+        evaluation = self._evaluation(stage=stage, after=epoch + 1, version=plan.last_version)
+        due = (epoch + 1) % run.settings.evaluation.every_epochs == 0
         self.carry_out(
             self._stage(rollout, partial(_is_sampled, run, plan), stage=stage, epoch=epoch),
             self._stage(update, partial(is_published, run, plan, plan.last_version), stage=stage, epoch=epoch),
         )
-        self.carry_out(self._stage(resample, partial(is_planned, run, stage, epoch + 1), stage=stage, epoch=epoch))
+        resampling = self._stage(resample, partial(is_planned, run, stage, epoch + 1), stage=stage, epoch=epoch)
+        self.carry_out(resampling, *([evaluation] if due else []))
         decision = decide_stage(run, stage, epoch)
-        if decision != "continue" or (epoch + 1) % run.settings.evaluation.every_epochs == 0:
-            self._evaluate(stage=stage, after=epoch + 1, version=plan.last_version)
+        if decision != "continue" and not due:
+            self.carry_out(evaluation)
         return decision
 
-    def _evaluate(self, *, stage: int, after: int, version: int) -> None:
+    def _evaluation(self, *, stage: int, after: int, version: int) -> Stage:
         done = partial(self.run.history.has, "evaluations", stage=stage, epoch=after)
-        self.carry_out(self._stage(evaluate, done, stage=stage, after=after, version=version))
+        return self._stage(evaluate, done, stage=stage, after=after, version=version)
 
     def _stage(self, which: Flow[Any, Any], is_done: Callable[[], bool], **place: int) -> Stage:
         return Stage(which, self.run, place, is_done)

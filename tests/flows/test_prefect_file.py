@@ -68,7 +68,7 @@ def test_schedules_begin_paused() -> None:
     assert not any(each["active"] for each in schedules)
 
 
-def test_deployed_runs_have_their_stages_deployed() -> None:
+def test_deployed_runs_have_their_stages_deployed_in_the_store_that_was_named() -> None:
     (deployment,) = [each for each in FILE["deployments"] if each["name"] == "srpo"]
     assert deployment["parameters"] == {"mode": "deployments", "request": {"store": "{{ $SRPO_STORE }}"}}
     assert set(deployment["parameters"]["request"]) <= set(RunRequest.model_fields)
@@ -79,10 +79,15 @@ def test_the_form_has_bounds_and_every_field_is_explained() -> None:
     form = srpo.parameters.definitions["RunRequest"]
     assert form["properties"]["name"]["pattern"]
     assert all(field["description"] for field in form["properties"].values())
+    assert srpo.parameters.properties["mode"]["description"]
+    by_name, by_path, as_begun = form["properties"]["settings"]["anyOf"]
+    assert by_name["enum"] == sorted(path.stem for path in (ROOT / "configs").iterdir())
+    assert (by_path["pattern"], as_begun["type"]) == ("^/", "null")
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"name": "../up"}, {"store": "relative"}, {"setings": "demo"}, {"changes": ["a"] * 101}]
+    "wrong",
+    [{"name": "../up"}, {"store": "relative"}, {"setings": "demo"}, {"changes": ["a=1"] * 101}, {"changes": ["seed"]}],
 )
 def test_a_form_that_is_filled_in_wrongly_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
