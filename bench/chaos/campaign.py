@@ -108,7 +108,7 @@ def campaign(
 
 
 def draw_blows(undisturbed: Reference, mode: str, count: int, seed: int) -> list[Blow]:
-    """Whom to kill and when, in order; the ways of resuming take turns. One deployed run in two is also moved."""
+    """Whom to kill and when, in order; the ways of resuming take turns."""
     dice, victims = random.Random(seed), VICTIMS[mode]
     if mode == "inline" and undisturbed.run.settings.engine.kind == "vllm":
         victims = (*victims, "engine")
@@ -117,8 +117,9 @@ def draw_blows(undisturbed: Reference, mode: str, count: int, seed: int) -> list
         Blow(dice.choice(victims), moment, _WAYS[(turn + number) % len(_WAYS)])
         for number, moment in enumerate(draw(undisturbed.gaps, count, dice))
     ]
-    if mode == "deployments" and seed % 2:
-        moved = dice.randrange(count)
+    ending = [number for number, blow in enumerate(blows) if blow.victim in ("stage", "orchestrator")]
+    if ending and seed % 2:  # one deployed run in two also moves, where the kill ends it
+        moved = dice.choice(ending)
         blows[moved] = replace(blows[moved], resume="srpo resume, moved")
     return blows
 
