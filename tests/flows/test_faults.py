@@ -7,10 +7,10 @@ from threading import Thread
 
 import httpx
 import pytest
-from flows.outages import outliving_the_api
 
 from flows import faults
 from flows.faults import STEP_RETRIES, is_transient, patiently
+from flows.outages import outliving_the_api
 from flows.runs import RunError
 from srpo_core.rollout.errors import EngineUnavailableError
 
