@@ -23,7 +23,6 @@ quiet_prefect()  # before anything imports Prefect, as the command itself does
 from prefect import flow
 
 from bench.slowed import slowed
-from flows.engines import engines_kept
 from flows.execution import Stage, run_inline
 from flows.plan import is_planned
 from flows.prepare import prepare
@@ -102,7 +101,7 @@ def main() -> None:
     asked = options(__doc__ or "")
     console.quiet = True
     figures: list[Figure] = []
-    with tempfile.TemporaryDirectory() as store, prefect_api(), engines_kept():
+    with tempfile.TemporaryDirectory() as store, prefect_api():
         for number, case in enumerate(QUICK if asked.quick else WHOLE):
             figures += measured(Path(store) / str(number), case)
     tell(figures, asked)

@@ -20,9 +20,9 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
+from flows.prefect_file import read_pools
 from flows.runs import RunError
 
-PREFECT_FILE = Path(__file__).parents[1] / "prefect.yaml"
 _ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 
 
@@ -38,17 +38,6 @@ def deploy(file: Path, store: Path) -> Iterator[str]:
         for automation in automations():
             yield f"automation {automation.name!r} {_make_automation(client, automation)}"
     yield from _deployments(file, store)
-
-
-def read_pools(file: Path) -> list[dict[str, Any]]:
-    """The work pools that `file` asks for: name, type, concurrency_limit. Raises RunError when it cannot be used."""
-    try:
-        pools: list[dict[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8"))["pools"]
-    except OSError as error:
-        raise RunError(f"{file}: cannot be read: {error.strerror}; it comes with the source of srpo") from error
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise RunError(f"{file}: is not a prefect.yaml with work pools under `pools`: {error}") from error
-    return pools
 
 
 def automations() -> list[AutomationCore]:

@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 # The console shows the run's own lines; Prefect's log still has every line.
 _CLIENT = {
@@ -63,23 +64,24 @@ def prefect_api() -> Iterator[Callable[[], None]]:
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
+        PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         temporary_settings,
     )
 
     end_threads_at_exit()
+    # Heartbeats cost a second per flow run; they serve automations, which a server of our own does not run.
+    clients: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     named = PREFECT_API_URL.value()
     if named is None:
         own = _Server()
         atexit.register(own.stop)
         own.start()
+        # Nor does it ask for tokens against forged requests, which cost a request of their own per flow run.
+        clients |= {PREFECT_API_URL: own.url, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False}
+        clients[PREFECT_API_AUTH_STRING] = server_authentication()
     else:
         check_api(named)
-    url = named or own.url
-    # Heartbeats cost a second per flow run; they serve automations, which a server of our own does not run.
-    clients = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    if named is None:
-        clients[PREFECT_API_AUTH_STRING] = server_authentication()
     with temporary_settings(clients):
         yield own.start if named is None else partial(await_api, named)
 

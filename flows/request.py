@@ -1,6 +1,7 @@
 """What a person fills in to start a run: the form that the Prefect UI builds, and what the command sends."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +12,12 @@ from flows.settings_log import read_changes
 from srpo_core.settings_file import load_settings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+_NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+# The form shows each as a tab with its title: the first as a list to choose from, the second as a line to write.
+_ByName = Annotated[str, Field(title="By name", json_schema_extra={"enum": list(_NAMES)})]
+_ByPath = Annotated[str, Field(title="By path", pattern="^/")]
+_AsBegun = Annotated[None, Field(title="As the run began")]
 
 
 class RunRequest(BaseModel):
@@ -19,27 +26,28 @@ class RunRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(
-        title="Run",
+        title="Name of the run",
         pattern=f"^{RUN_NAME.pattern}$",
-        description="Name of the run, and of its directory. A run that is there already goes on.",
+        description="And of its directory: letters, digits, '.', '_' and '-', at most 64 of them. A run that is there "
+        "already goes on.",
     )
     store: str = Field(
         title="Store",
         pattern="^/",
         description="Directory that holds the runs: an absolute path, the same on every worker.",
     )
-    settings: str | None = Field(
+    settings: _ByName | _ByPath | _AsBegun = Field(
         default="demo",
         title="Settings",
-        description="Name of a file in configs/, or an absolute path of one on the workers. Empty: the run is there "
-        "already, and goes on with the settings that it has.",
+        description="By name: a file that comes with SRPO, in configs/. By path: one of your own, an absolute path "
+        "that every worker can read. As the run began: for one that is there already and goes on.",
     )
-    changes: list[str] = Field(
+    changes: list[Annotated[str, Field(title="section.field=value", pattern=r"^[^=\s]+=")]] = Field(
         default_factory=list,
-        title="Changes",
+        title="Changes to the settings",
         max_length=100,
-        description="Settings to change, such as update.learning_rate=1e-4; of a run that is there, those that may "
-        "change later: docs/settings.md.",
+        description="One an item, such as update.learning_rate=1e-4 or stages.math.max_steps=40; docs/settings.md has "
+        "them all, and tells which may change in a run that is there.",
     )
 
 
@@ -63,8 +71,7 @@ def requested_run(request: RunRequest, by: str, *, again: bool) -> Run:
 def _settings_file(named: str) -> Path:
     if Path(named).is_absolute():
         return Path(named)
-    path = CONFIGS / f"{named.removesuffix('.yaml')}.yaml"
-    if "/" in named or not path.is_file():
-        known = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.yaml")))
+    if named not in _NAMES:
+        known = ", ".join(_NAMES)
         raise WrongUseError(f"settings {named!r} are neither an absolute path nor a file of {CONFIGS}: it has {known}")
-    return path
+    return CONFIGS / f"{named}.yaml"

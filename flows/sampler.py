@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from flows.engines import open_engine
+from flows.handover import Weights
 from flows.metrics import Stopwatch
 from flows.rows import GradedRollout
 from srpo_core.config import Settings
@@ -40,6 +41,18 @@ class Sampler:
         if self._tokenizer is None:  # a run has one tokenizer, whatever the version
             self._tokenizer = load_tokenizer(checkpoint)
         self._engine.load(checkpoint)
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether the engine can `take` weights from memory: one in this process that has loaded a version before."""
+        return self._engine.takes_weights
+
+    def take(self, checkpoint: Path, weights: Weights) -> bool:
+        """Sample from these weights, copied from memory, which are or will be those in `checkpoint`.
+
+        False when the engine cannot: then `load` it.
+        """
+        return self._engine.take(checkpoint, weights)
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Refuse problems that cannot be judged here. Raises UnsupportedProblemError, SandboxUnavailable."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flows.deploy import read_pools
+from flows.prefect_file import read_pools
 from flows.prefect_server import START_SECONDS, ServerError, server_authentication
 from flows.process_group import GRACE_SECONDS
 from flows.runs import RunError

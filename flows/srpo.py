@@ -44,7 +44,12 @@ from flows.working import Patience, deployed_flow_run
 
 @flow(name="srpo", flow_run_name="{request.name}", on_cancellation=[cancel_stages])
 def srpo(request: RunRequest, mode: Mode = "inline") -> State | None:
-    """Train the policy of a run to its end, from wherever it stands, and write its report."""
+    """Train the policy of a run to its end, from wherever it stands, and write its report.
+
+    Args:
+        mode: deployments: every stage is a flow run of its own, taken by a worker of its pool, and can be retried
+            alone. inline: the worker that takes this run does all of it.
+    """
     from flows.report import write_report  # takes a second, which no stage should pay
 
     end_threads_at_exit()
@@ -92,15 +97,16 @@ class Training:
 
     @cached_property
     def progress(self) -> Progress:
-        """How many steps the run has made of those that its stages may have at most."""
-        return Progress(self.run, "run", total=_limits(self.run), unit="steps at most", place="the run")
+        """How far the run has come; its total is the most that the stages' limits allow."""
+        total = sum(step_limit(self.run.settings, stage) for stage in (MATH, MATH_AND_CODE))
+        return Progress(self.run, "run", total=total, unit="steps at most", place="the run")
 
     def train(self) -> None:
         """The whole run."""
         run = self.run
         self.carry_out(self._stage(prepare, partial(is_planned, run, MATH, 0)))
         record_machine(run, read_problems(run, "train") + read_problems(run, "heldout"))
-        self._evaluate(stage=0, after=0, version=0)
+        self.carry_out(self._evaluation(stage=0, after=0, version=0))
         last, decision = self.train_stage(MATH)
         if decision == "finish":
             return
@@ -131,28 +137,30 @@ class Training:
         self.progress.reach(done)
 
     def _run_epoch(self, plan: EpochPlan) -> str:
-        """Rollouts and updates together, then resampling, the decision about the stage, and an evaluation when due."""
+        """Rollouts and updates together, resampling beside an evaluation when one is due, the decision about the stage.
+
+        A stage's end is evaluated in any case.
+        """
         run, stage, epoch = self.run, plan.stage, plan.epoch
+        evaluation = self._evaluation(stage=stage, after=epoch + 1, version=plan.last_version)
+        due = (epoch + 1) % run.settings.evaluation.every_epochs == 0
         self.carry_out(
             self._stage(rollout, partial(_is_sampled, run, plan), stage=stage, epoch=epoch),
             self._stage(update, partial(is_published, run, plan, plan.last_version), stage=stage, epoch=epoch),
         )
-        self.carry_out(self._stage(resample, partial(is_planned, run, stage, epoch + 1), stage=stage, epoch=epoch))
+        resampling = self._stage(resample, partial(is_planned, run, stage, epoch + 1), stage=stage, epoch=epoch)
+        self.carry_out(resampling, *([evaluation] if due else []))
         decision = decide_stage(run, stage, epoch)
-        if decision != "continue" or (epoch + 1) % run.settings.evaluation.every_epochs == 0:
-            self._evaluate(stage=stage, after=epoch + 1, version=plan.last_version)
+        if decision != "continue" and not due:
+            self.carry_out(evaluation)
         return decision
 
-    def _evaluate(self, *, stage: int, after: int, version: int) -> None:
+    def _evaluation(self, *, stage: int, after: int, version: int) -> Stage:
         done = partial(self.run.history.has, "evaluations", stage=stage, epoch=after)
-        self.carry_out(self._stage(evaluate, done, stage=stage, after=after, version=version))
+        return self._stage(evaluate, done, stage=stage, after=after, version=version)
 
     def _stage(self, which: Flow[Any, Any], is_done: Callable[[], bool], **place: int) -> Stage:
         return Stage(which, self.run, place, is_done)
-
-
-def _limits(run: Run) -> int:
-    return sum(step_limit(run.settings, stage) for stage in (MATH, MATH_AND_CODE))
 
 
 def _is_sampled(run: Run, plan: EpochPlan) -> bool:

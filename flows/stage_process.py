@@ -20,11 +20,12 @@ class _Outliving(io.FileIO):
             return memoryview(data).nbytes
 
 
-def _outliving(descriptor: int) -> io.TextIOWrapper:
+def outliving(descriptor: int) -> io.TextIOWrapper:
+    """A text output at a descriptor, on which what nobody reads is lost."""
     raw = _Outliving(descriptor, "w", closefd=False)
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="replace", line_buffering=True)
 
 
 if __name__ == "__main__":
-    sys.stdout, sys.stderr = _outliving(1), _outliving(2)  # before anything takes hold of them
+    sys.stdout, sys.stderr = outliving(1), outliving(2)  # before anything takes hold of them
     runpy.run_module("prefect.engine", run_name="__main__")

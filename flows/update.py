@@ -18,7 +18,7 @@ from flows.policies import is_published, prune, publish_row
 from flows.progress import EpochProgress, announce_step
 from flows.rows import training_batch, used_rows
 from flows.runs import Run, RunError
-from flows.together import StageStoppedError, check_stop, wait_until
+from flows.together import StageStoppedError, check_stop, present_handover, tell_company, wait_until
 from flows.working import working
 from srpo_core.policy.errors import NotFiniteError
 from srpo_core.seeds import derive_seed
@@ -55,14 +55,18 @@ class EpochUpdates:
         self._trainer: Trainer | RankGroup | None = None
         self._held = ExitStack()
         self._open_trainer = open_trainer
+        self._handover = present_handover()
 
     def make_missing_versions(self) -> None:
         """Every version that is not published, in order."""
         plan = self._plan
         with self._held:
             for step in range(len(plan.steps)):
-                if not is_published(self._run, plan, plan.first_version + step + 1):
+                version = plan.first_version + step + 1
+                if not is_published(self._run, plan, version):
                     check_stop()
+                    if step == 0 and not self._run.policy(version).is_dir():
+                        self._trainer = self._trainer_at(version - 1)  # while the step is sampled
                     wait_until(partial(self._run.history.is_committed, plan.stage, plan.epoch, step))
                     check_disk(self._run)
                     update_step(self, step)
@@ -76,6 +80,7 @@ class EpochUpdates:
         if not run.policy(version).is_dir():
             self._learn(step, version)
         publish_row(run, version, stage=plan.stage, epoch=plan.epoch, step=step)
+        tell_company()
         prune(run, version)
         announce_step(run, plan, step)
         self._progress.reach_step(step + 1)
@@ -83,6 +88,7 @@ class EpochUpdates:
     def _learn(self, step: int, version: int) -> None:
         """Learn from one step; publish its metrics, then the checkpoint, so that no version is ever without metrics."""
         run, plan, stopwatch = self._run, self._plan, Stopwatch()
+        self._handover.withdraw()
         with stopwatch.measure("load"):
             trainer = self._trainer_at(version - 1)
         with stopwatch.measure("store"):
@@ -90,6 +96,7 @@ class EpochUpdates:
             self._check_staleness(step, rows["policy_version"].to_pylist(), version - 1)
         rows = used_rows(rows)
         trainer, metrics = self._update(trainer, rows, step, stopwatch)
+        self._offer(trainer, version)
         with temporary_directory(run.history.tmp_root) as directory:
             with stopwatch.measure("checkpoint"):
                 trainer.save(directory)
@@ -99,6 +106,13 @@ class EpochUpdates:
             )
             publish_directory(directory, run.policy(version))
         self._trainer = trainer
+
+    def _offer(self, trainer: Trainer | RankGroup, version: int) -> None:
+        """Let the next step be sampled while the checkpoint is written."""
+        weights = trainer.weights()
+        if weights is not None:
+            self._handover.offer(version, weights)
+            tell_company()
 
     def _update(
         self, trainer: "Trainer | RankGroup", rows: pa.Table, step: int, stopwatch: Stopwatch

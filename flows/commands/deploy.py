@@ -22,8 +22,8 @@ def deploy(
     with told_errors():
         require_api()
 
-        from flows.deploy import PREFECT_FILE
         from flows.deploy import deploy as apply
+        from flows.prefect_file import PREFECT_FILE
 
         for line in apply(file or PREFECT_FILE, store):
             typer.echo(line)

@@ -23,7 +23,7 @@ def serve(
 ) -> None:
     """Serve runs on this machine until Ctrl-C: a Prefect server with its UI, and a worker for each pool."""
     with told_errors():
-        from flows.deploy import PREFECT_FILE
+        from flows.prefect_file import PREFECT_FILE
         from flows.serve import served
 
         if host != LOOPBACK and server_authentication() is None:

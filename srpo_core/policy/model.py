@@ -1,7 +1,7 @@
 """A policy on disk and in memory: a causal language model and its tokenizer, as transformers stores them."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,22 @@ def load_weights(model: PreTrainedModel, directory: Path) -> None:
     """Put the weights stored in `directory` in the place of the model's. Raises PolicyError unless all fit."""
     try:
         weights = load_file(directory / "model.safetensors", device=str(model.device))
-        missing, unexpected = model.load_state_dict(weights, strict=False)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise PolicyError(f"{directory}: the weights cannot be loaded: {error}") from error
+    put_weights(model, weights, str(directory))
+
+
+def put_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], where: str) -> None:
+    """Copy `weights`, by name, into the model's. Raises PolicyError, naming `where` they are from, unless all fit."""
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise PolicyError(f"{where}: the weights cannot be loaded: {error}") from error
     # A weight that is tied to another is stored once: it is there when the other is.
     tied = {name for name in missing if model.config.tie_word_embeddings and name.startswith("lm_head.")}
     if set(missing) - tied or unexpected:
         lacking = ", ".join(sorted((set(missing) - tied) | set(unexpected)))
-        raise PolicyError(f"{directory}: the weights are not those of this model: {lacking} missing or unknown")
+        raise PolicyError(f"{where}: the weights are not those of this model: {lacking} missing or unknown")
 
 
 def _require(directory: Path, name: str) -> None:

@@ -7,7 +7,7 @@ prompt is the beginning that all of them share. Not covered: sliding-window and 
 plain sequence of keys and values.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from srpo_core.policy.model import (
     load_model,
     load_tokenizer,
     load_weights,
+    put_weights,
     read_config,
     sampling_logits,
     unsampled_token_ids,
@@ -56,6 +57,17 @@ class TransformersEngine:
         self._unsampled = torch.tensor(unsampled_token_ids(tokenizer, ends), dtype=torch.long, device=self._device)
         self._model = load_model(checkpoint, dtype=self._dtype, device=self._device)
         self._config = config
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether a policy was loaded."""
+        return self._model is not None
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Serve a copy of `weights`, by name: another version of what was loaded. Raises PolicyError unless all fit."""
+        if self._model is None:
+            raise RuntimeError("load a policy before taking the weights of another version")
+        put_weights(self._model, weights, "a policy in memory")
 
     def generate(
         self, groups: Sequence[PromptGroup], sampling: Sampling, tell: Tell = unheard

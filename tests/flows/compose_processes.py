@@ -5,6 +5,7 @@ replaced by this machine's. PostgreSQL and Redis are Debian's, the object store 
 """
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -66,7 +67,7 @@ class Stack:
         for other, wanted in (service.get("depends_on") or {}).items():
             self.start(other)
             if wanted["condition"] == "service_healthy":
-                self._await_health(other)
+                self.await_health(other)
             else:
                 assert self.processes[other].wait(START_SECONDS) == 0, self.log(other)
         start = {"postgres": self._postgres, "redis": self._redis, "s3": self._s3}.get(name, self._ours)
@@ -76,7 +77,8 @@ class Stack:
         """What a service's process finds in its environment: what the file says, and how to find Python."""
         home = self._directory / name
         home.mkdir(exist_ok=True)
-        kept = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
+        # As in the image, this environment's programs come first.
+        kept = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         packages = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         here = {"HOME": str(home), "PYTHONPATH": packages, "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1"}
         given = {key: self.translated(value) for key, value in (self.services[name].get("environment") or {}).items()}
@@ -154,16 +156,15 @@ class Stack:
         ports = zip(("master", "volume", "filer"), others, strict=True)
         places = [f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={own}"]
         command = ["weed", *self.services[name]["command"], *places, *(f"-{kind}.port={port}" for kind, port in ports)]
-        environment = self.environment(name)
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        return self._start(name, command, environment)
+        return self._start(name, command, self.environment(name))
 
-    def _await_health(self, name: str) -> None:
-        kind, *check = self.services[name]["healthcheck"]["test"]
+    def await_health(self, name: str) -> None:
+        """Return once a service's own health check holds, or the image's."""
+        kind, *check = self.services[name].get("healthcheck", {}).get("test") or _check_of_the_image()
         environment = self.environment(name)
         if name == "postgres":
             environment |= {"PGHOST": "127.0.0.1", "PGPORT": str(self.ports[name])}
-        words = [self.translated(word) for word in check]
+        words = [self.translated(word).replace(":8080", f":{self._webserver_port(name)}") for word in check]
         if kind == "CMD-SHELL":
             words = ["sh", "-c", words[0].replace("redis-cli", f"redis-cli -p {self.ports['redis']}")]
         words[0] = {"python": sys.executable}.get(words[0], words[0])
@@ -173,6 +174,12 @@ class Stack:
             return _answers(words, environment)
 
         _until(healthy, lambda: self.log(name))
+
+
+def _check_of_the_image() -> list[str]:
+    found = re.search(r"^HEALTHCHECK .*?CMD (\[.*?\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return ["CMD", *json.loads(found[1])]
 
 
 @contextmanager

@@ -48,8 +48,8 @@ class Served:
     client: SyncPrefectClient
 
     def flow_run(self, name: str) -> FlowRun | None:
-        """The flow run of this name, if it was made; asked for until a server answers."""
-        named = FlowRunFilter.model_validate({"name": {"any_": [name]}})
+        """The deployed flow run of this name, if it was made; asked for until a server answers."""
+        named = FlowRunFilter.model_validate({"name": {"any_": [name]}, "deployment_id": {"is_null_": False}})
         found = patiently(self.client.read_flow_runs, flow_run_filter=named)
         return found[0] if found else None
 

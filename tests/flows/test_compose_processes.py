@@ -118,11 +118,9 @@ def test_the_services_apart_crash_what_gives_no_sign_of_life(stack: Stack) -> No
     assert "no sign of life" in (state.message or "")
 
 
-def test_workers_tell_that_they_are_well(stack: Stack) -> None:
+def test_workers_are_well_as_the_image_asks_them(stack: Stack) -> None:
     for name in WORKERS:
-        port = stack.environment(name)["PREFECT_WORKER_WEBSERVER_PORT"]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60) as answer:
-            assert answer.status == 200
+        stack.await_health(name)
 
 
 def test_deploying_wrote_nothing_beside_the_code(stack: Stack) -> None:

@@ -110,7 +110,7 @@ def test_a_cancelled_run_takes_its_stages_with_it_goes_on_and_is_taken_over_inli
     resumed = served.pipeline.srpo("resume", "lag", "--store", served.store)
     assert resumed.returncode == 0, resumed.stderr
     for each in begun:
-        assert not processes(f"PREFECT__FLOW_RUN_ID={each.id}")
+        served.until(each.name, "CANCELLED", "COMPLETED")
     verified = served.pipeline.srpo("history", "verify", "lag", "--store", served.store)
     assert verified.returncode == 0, verified.stdout
     undisturbed = pipeline.srpo("run", settings, "--store", tmp_path)
