@@ -51,21 +51,3 @@ def test_the_first_interrupt_waits_for_the_step_under_way_and_tells_so(monkeypat
     assert waited.is_set()
     assert ended == ["its step"]
     assert ["Ctrl-C again" in line for line in told] == [True]
-
-
-def test_a_stage_that_fails_has_the_other_end_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    may_end = threading.Event()
-    monkeypatch.setattr(together, "announce", lambda line: may_end.set())
-    ended: list[str] = []
-
-    def failing() -> None:
-        together.stage_begins()
-        raise ValueError("it failed")
-
-    def other() -> None:
-        together.stage_begins()
-        ended.append("its step" if may_end.wait(60) else "nothing")
-
-    with pytest.raises(ValueError, match="it failed"):
-        run_together(other, failing)
-    assert ended == ["its step"]

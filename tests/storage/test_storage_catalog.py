@@ -227,6 +227,6 @@ def test_a_run_that_was_begun_before_there_was_a_table_is_read(history: RunHisto
     for where in (history.directory, history.directory.parent):
         with connect(where) as views:
             assert views.sql("SELECT change, setting FROM changes").fetchall() == []
-            assert views.sql("SELECT count(*) FROM rollouts").fetchone() != (0,)
+            assert views.sql("SELECT count(*) FROM rollouts").fetchall() != [(0,)]
     history.create()
     assert history.sql("FROM changes").num_rows == 0
