@@ -77,6 +77,7 @@ class EpochSampling:
         while prompts := rounds.next_round():
             for first in range(0, len(prompts), shard_size):
                 if not history.has_shard(plan.stage, plan.epoch, step, shards):
+                    check_stop()  # between shards nothing is lost, and a step may have hours of them
                     self._write_shard(step, shards, prompts[first : first + shard_size], rounds, stopwatch)
                 # Read back even if just written: another attempt's shard may have been first.
                 rows = history.read_shard(plan.stage, plan.epoch, step, shards, ["prompt_id", "accuracy"])
