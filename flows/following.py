@@ -31,11 +31,12 @@ def schedule(run: Run) -> FlowRun:
     return ask_for(DEPLOYMENT, parameters=parameters, flow_run_name=run.name, tags=run_tags(run))
 
 
-def follow(flow_run: FlowRun) -> None:
-    """Return when the flow run has completed. Raises RunError when it ends otherwise."""
+def follow(run: Run, flow_run: FlowRun) -> None:
+    """Return when the flow run that trains the run has completed. Raises RunError when it ends otherwise."""
     with get_client(sync_client=True) as client:
         followed = Followed(client, flow_run)
-        while not followed.state.is_final():
+        # One that was told dead, since nothing was heard of it for a while, holds the run as long as it lives.
+        while not followed.state.is_final() or (followed.state.is_crashed() and run.is_locked):
             time.sleep(POLL_SECONDS)
             followed.refresh()
     state = followed.state
