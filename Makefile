@@ -30,12 +30,13 @@ test: $(INSTALLED)  ## the tests
 test-slow: $(INSTALLED)  ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
-test-deployed: $(INSTALLED)  ## the tests of deployments: half an hour, on a quiet machine
+test-deployed: $(INSTALLED)  ## the tests of deployments: servers and workers, minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m deployed
 
-lint: $(INSTALLED)  ## ruff, rules and format
+lint: $(INSTALLED)  ## ruff, rules and format; shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck .ci/run
 
 types: $(INSTALLED)  ## mypy, strict
 	$(BIN)/mypy

@@ -37,12 +37,17 @@ class Options:
     json: Path | None
 
 
+def parser(description: str) -> argparse.ArgumentParser:
+    """What the command lines of all benches have in common."""
+    common = argparse.ArgumentParser(description=description)
+    common.add_argument("--quick", action="store_true", help="fewer repetitions; ends within three minutes")
+    common.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as JSON")
+    return common
+
+
 def options(description: str) -> Options:
-    """The command line of every bench."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions; ends within three minutes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as JSON")
-    asked = parser.parse_args()
+    """The command line of a bench that takes no other options."""
+    asked = parser(description).parse_args()
     return Options(asked.quick, asked.json)
 
 

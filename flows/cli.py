@@ -1,11 +1,13 @@
 """The `srpo` command: exit status 0 when all went well, 1 when something failed, 2 when it was used wrongly."""
 
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flows.changes import begin_or_change, change_run, this_person
 from flows.commands.common import STORE, Mode, ModeOption, RunArgument, SetOption, StoreOption, told_errors
 from flows.commands.data import app as data
 from flows.commands.deploy import deploy
@@ -18,7 +20,7 @@ from flows.commands.select import select_prompts
 from flows.commands.serve import serve
 from flows.commands.sql import sql
 from flows.prefect_server import prefect_api, quiet_prefect, require_api
-from flows.runs import Run, create_run, open_run
+from flows.runs import Run, open_run
 from srpo_core.settings_file import load_settings
 
 app = typer.Typer(
@@ -43,18 +45,21 @@ def run(
 ) -> None:
     """Train: base policy, stage 1 (math), stage 2 (math and code), evaluations, report.
 
-    A run that was begun with the same settings goes on from where it stands; a finished one is left as it is.
+    A run that was begun goes on from where it stands, under settings that were changed since where they may be; a
+    finished one is left as it is.
     """
     with told_errors():
-        the_run = create_run(store, run_id or settings.stem, load_settings(settings, changes or []))
-        _train(the_run, mode)
+        wanted = load_settings(settings, changes or [])
+        _train(begin_or_change(store, run_id or settings.stem, wanted, this_person(), typer.echo), mode)
 
 
 @app.command()
-def resume(name: RunArgument, store: StoreOption = STORE, mode: ModeOption = "inline") -> None:
+def resume(
+    name: RunArgument, store: StoreOption = STORE, mode: ModeOption = "inline", changes: SetOption = None
+) -> None:
     """Go on with a run that was interrupted, from what it committed. It ends as if it had never stopped."""
     with told_errors():
-        _train(open_run(store, name), mode)
+        _train(change_run(open_run(store, name), changes or [], this_person(), typer.echo), mode)
 
 
 @app.command()
@@ -150,14 +155,18 @@ def _run_flows(the_run: Run) -> None:
     """Run the run's flow in this process. Raises KeyboardInterrupt when it was interrupted."""
     from flows.kept import engines_kept
 
-    with prefect_api(), engines_kept():
+    with prefect_api() as bring_back, engines_kept():
         from prefect.exceptions import CancelledRun
 
+        from flows.display import displayed
+        from flows.outages import outliving_the_api
         from flows.request import RunRequest
         from flows.srpo import srpo
 
+        request = RunRequest(name=the_run.name, store=str(the_run.store.absolute()), settings=None)
         try:
-            srpo(RunRequest(name=the_run.name, store=str(the_run.store.absolute()), settings=None))
+            with displayed():
+                outliving_the_api(partial(srpo, request), bring_back)
         except CancelledRun:
             raise KeyboardInterrupt from None
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.handover import Weights
 from flows.kept import engines_kept, kept
 from srpo_core.config import Settings
 from srpo_core.policy.model import load_model
@@ -42,6 +43,21 @@ class Engine:
         else:
             self.sampling.load(_with_probe(checkpoint, self.directory))
         self.loaded = checkpoint
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether it can `take` weights: it is in this process and has loaded a version of the same model before."""
+        return isinstance(self.sampling, TransformersEngine) and self.sampling.has_policy
+
+    def take(self, checkpoint: Path, weights: Weights) -> bool:
+        """Sample from a copy of `weights`, which are or will be those in `checkpoint`; False when it cannot."""
+        if not isinstance(self.sampling, TransformersEngine) or not self.sampling.has_policy:
+            return False
+        if checkpoint != self.loaded:
+            self.loaded = None
+            self.sampling.take(weights)
+            self.loaded = checkpoint
+        return True
 
     def close(self) -> None:
         """End the servers that it has."""

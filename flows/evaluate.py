@@ -5,11 +5,12 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_table
 from flows.faults import STEP_RETRIES
+from flows.guards import Guards
 from flows.heldout import HELDOUT, sample_heldout, summarise
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import read_problems
 from flows.policies import checked_policy
-from flows.progress import announce_evaluation
+from flows.progress import Progress, announce_evaluation, evaluated
 from flows.rows import rollout_row
 from flows.runs import Run
 from flows.working import working
@@ -19,11 +20,13 @@ from flows.working import working
 def evaluate(store: str, run: str, stage: int, after: int, version: int) -> None:
     """Evaluate policy `version`, the one after `after` epochs of the stage (stage 0: the base)."""
     with working(store, run, "evaluate") as the_run:
+        Guards(the_run).check()
         evaluate_policy(the_run, stage, after, version)
         summary = the_run.history.read("evaluations", stage=stage, epoch=after, name="rows").to_pylist()
         announce_evaluation(stage, after, summary)
         columns = ("domain", "difficulty", "n", "pass_at_1", "low", "high", "mean_tokens", "truncated")
-        publish_table(the_run, "evaluation", summary, columns, f"Held-out pass@1 of policy version {version}")
+        told = f"Held-out pass@1 of policy version {version}: {evaluated(stage, after)}"
+        publish_table(the_run, "evaluation", summary, columns, told)
 
 
 @task(name="evaluate policy", cache_policy=NO_CACHE, **STEP_RETRIES)
@@ -32,10 +35,14 @@ def evaluate_policy(run: Run, stage: int, after: int, version: int) -> None:
     from flows.sampler import Sampler  # takes torch, which the orchestrator and the worker do not need
 
     settings, history, stopwatch = run.settings, run.history, Stopwatch()
+    problems = read_problems(run, "heldout")
+    total = len(problems) * settings.evaluation.samples
+    progress = Progress(run, "evaluate", total=total, unit="samples", place=evaluated(stage, after))
     with Sampler(settings, run.directory) as sampler:
         with stopwatch.measure("load"):  # the first one starts the server, where there is one
             sampler.load(checked_policy(run, version))
-        graded = sample_heldout(sampler, settings, read_problems(run, "heldout"), stopwatch)
+        progress.reach(0)
+        graded = sample_heldout(sampler, settings, problems, stopwatch, progress.advance)
         sampler.rest()
         proof = sampler.proof()
     with stopwatch.measure("store"):
@@ -46,3 +53,4 @@ def evaluate_policy(run: Run, stage: int, after: int, version: int) -> None:
     estimates = summarise(rows, settings.evaluation.samples)
     summary = [{**row, "suite": HELDOUT, "after": after, "policy_version": version} for row in estimates]
     history.publish("evaluations", summary, stage=stage, epoch=after)
+    progress.reach(total)

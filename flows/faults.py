@@ -23,8 +23,11 @@ def is_transient(error: BaseException) -> bool:
 
     An engine may come back, and a server of our own is started anew.
     """
-    if isinstance(error, EngineUnavailableError):
-        return True
+    return isinstance(error, EngineUnavailableError) or api_is_away(error)
+
+
+def api_is_away(error: BaseException) -> bool:
+    """Whether it is the Prefect API that is out of reach, overloaded or failed inside."""
     if isinstance(error, (httpx.HTTPStatusError, PrefectHTTPStatusError)):
         return error.response.status_code >= 500 or error.response.status_code in {408, 429}
     return isinstance(error, httpx.TransportError)

@@ -9,6 +9,7 @@ from flows.deployed import POLL_SECONDS, Followed, ask_for, orchestrator
 from flows.execution import run_tags
 from flows.request import RunRequest
 from flows.runs import Run, RunError
+from flows.stage_lines import StageLines
 
 DEPLOYMENT = "srpo/srpo"
 
@@ -32,13 +33,15 @@ def schedule(run: Run) -> FlowRun:
 
 
 def follow(run: Run, flow_run: FlowRun) -> None:
-    """Return when the flow run that trains the run has completed. Raises RunError when it ends otherwise."""
+    """Tell what its stages say until the run's flow run has completed. Raises RunError when it ends otherwise."""
     with get_client(sync_client=True) as client:
-        followed = Followed(client, flow_run)
+        followed, lines = Followed(client, flow_run), StageLines(client)
+        lines.tell_new(flow_run)
         # One that was told dead, since nothing was heard of it for a while, holds the run as long as it lives.
         while not followed.state.is_final() or (followed.state.is_crashed() and run.is_locked):
             time.sleep(POLL_SECONDS)
             followed.refresh()
+            lines.tell_new(followed.flow_run)
     state = followed.state
     if not state.is_completed():
         raise RunError(f"flow run {followed.name} ended {state.name}: {state.message}")

@@ -11,6 +11,7 @@ from flows.rows import GradedRollout
 from srpo_core.config import Settings
 from srpo_core.evaluation import estimate_pass_at_k
 from srpo_core.problems.problem import Problem
+from srpo_core.rollout.engine import Tell, unheard
 from srpo_core.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -21,17 +22,22 @@ HELDOUT = "heldout"
 
 
 def sample_heldout(
-    sampler: "Sampler", settings: Settings, problems: Sequence[Problem], stopwatch: Stopwatch
+    sampler: "Sampler",
+    settings: Settings,
+    problems: Sequence[Problem],
+    stopwatch: Stopwatch,
+    tell: Tell = unheard,
 ) -> list[GradedRollout]:
     """Graded rollouts of the policy that `sampler` has loaded.
 
     Their seeds do not depend on when the evaluation takes place: two of them differ by their policies alone.
+    `tell` hears how many are sampled.
     """
 
     def seed_of(problem: Problem, sample: int) -> int:
         return derive_seed(settings.seed, "evaluate", problem.id, sample)
 
-    return sampler.sample(problems, settings.evaluation.samples, seed_of, stopwatch, kind="evaluate")
+    return sampler.sample(problems, settings.evaluation.samples, seed_of, stopwatch, kind="evaluate", tell=tell)
 
 
 def summarise(rollouts: Sequence[Mapping[str, Any]], samples: int) -> list[dict[str, Any]]:

@@ -37,8 +37,15 @@ def publish_metrics(
     file: str | None = None,
 ) -> None:
     """Record `values` of one piece of work under the name `file`, the kind's by default; an earlier attempt's stand."""
-    rows: list[dict[str, Any]] = [
+    name, rows = metric_rows(kind, values, step=step, policy_version=policy_version, file=file)
+    run.history.publish("metrics", rows, stage=stage, epoch=epoch, name=name)
+
+
+def metric_rows(
+    kind: str, values: Mapping[str, float], *, step: int, policy_version: int, file: str | None = None
+) -> tuple[str, list[dict[str, Any]]]:
+    """The name and the rows under which `values` of one piece of work are published."""
+    return f"{file or kind}-{step:06d}", [
         {"step": step, "policy_version": policy_version, "kind": kind, "name": name, "value": float(value)}
         for name, value in values.items()
     ]
-    run.history.publish("metrics", rows, stage=stage, epoch=epoch, name=f"{file or kind}-{step:06d}")

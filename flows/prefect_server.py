@@ -7,7 +7,9 @@ that ends.
 """
 
 import atexit
+import base64
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -15,8 +17,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 # The console shows the run's own lines; Prefect's log still has every line.
 _CLIENT = {
@@ -38,6 +42,7 @@ _SERVER = {
     "PREFECT__SERVER_FINAL": "1",
 }
 START_SECONDS = 120.0
+_AWAY_SECONDS, _LONGEST_PAUSE_SECONDS = 600.0, 60.0
 
 
 class ServerError(Exception):
@@ -51,19 +56,34 @@ def quiet_prefect() -> None:
 
 
 @contextmanager
-def prefect_api() -> Iterator[None]:
-    """Flows that are called in the block run against an API that answers. Raises ServerError when there is none."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+def prefect_api() -> Iterator[Callable[[], None]]:
+    """Flows that are called in the block run against an API that answers. Raises ServerError when there is none.
+
+    Gives what to call when it does not answer any more: a server of our own that has died is started again.
+    """
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
 
     end_threads_at_exit()
-    url = PREFECT_API_URL.value()
-    if url is None:
-        url = _start_server()
-    else:
-        check_api(url)
     # Heartbeats cost a second per flow run; they serve automations, which a server of our own does not run.
-    with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        yield
+    clients: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    named = PREFECT_API_URL.value()
+    if named is None:
+        own = _Server()
+        atexit.register(own.stop)
+        own.start()
+        # Nor does it ask for tokens against forged requests, which cost a request of their own per flow run.
+        clients |= {PREFECT_API_URL: own.url, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False}
+        clients[PREFECT_API_AUTH_STRING] = server_authentication()
+    else:
+        check_api(named)
+    with temporary_settings(clients):
+        yield own.start if named is None else partial(await_api, named)
 
 
 def require_api() -> str:
@@ -78,10 +98,18 @@ def require_api() -> str:
 
 
 def check_api(url: str) -> None:
-    """Raises ServerError when no Prefect API answers at `url`."""
+    """Raises ServerError when no Prefect API answers at `url`, or it wants another authentication."""
+    asked = urllib.request.Request(f"{url.rstrip('/')}/admin/version", headers=_authorization())
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10):
+        with urllib.request.urlopen(asked, timeout=10):
             return
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403):
+            raise ServerError(f"PREFECT_API_URL is {url}, and no Prefect API answers there ({error})") from error
+        raise ServerError(
+            f"the Prefect API at {url} refuses us ({error}): set PREFECT_API_AUTH_STRING to what its server has as "
+            "PREFECT_SERVER_API_AUTH_STRING"
+        ) from error
     except (urllib.error.URLError, ValueError, OSError) as error:
         raise ServerError(
             f"PREFECT_API_URL is {url}, and no Prefect API answers there ({error}): "
@@ -89,37 +117,99 @@ def check_api(url: str) -> None:
         ) from error
 
 
-def _start_server() -> str:
-    """Start a server on a free port of the loopback and return its URL once it answers."""
-    # The listening socket is made here and handed over: no port can be lost to another process in between.
-    with socket.socket() as listener:
-        # Accepted connections inherit this. On an inherited socket uvicorn does not set it, and then every answer's
-        # body waits 40 ms for the acknowledgement of its head.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(128)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-        server = subprocess.Popen(
-            [sys.executable, "-m", "flows.prefect_server", str(os.getpid()), str(listener.fileno())],
-            env=os.environ | _SERVER,
-            pass_fds=(listener.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    atexit.register(_stop, server)
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise ServerError(f"the Prefect server ended with status {server.returncode} instead of starting")
+def server_authentication() -> str | None:
+    """What a server that is started here wants of its clients: PREFECT_SERVER_API_AUTH_STRING; None: nothing."""
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
+
+    secret: str | None = PREFECT_SERVER_API_AUTH_STRING.value()
+    return secret
+
+
+def _authorization() -> dict[str, str]:
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
+
+    if key := PREFECT_API_KEY.value():
+        return {"Authorization": f"Bearer {key}"}
+    if secret := PREFECT_API_AUTH_STRING.value():
+        return {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"}
+    return {}
+
+
+def await_api(url: str) -> None:
+    """Return once the API answers at `url`. Raises ServerError when it does not within ten minutes."""
+    deadline, pause = time.monotonic() + _AWAY_SECONDS, 1.0
+    while True:
         try:
-            # The kernel queues the connection until the server serves, so this waits without polling.
-            with urllib.request.urlopen(f"{url}/health", timeout=START_SECONDS):
-                return url
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
-    raise ServerError(f"the Prefect server did not answer within {START_SECONDS:.0f} s")
+            check_api(url)
+            return
+        except ServerError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(pause * random.uniform(0.5, 1.5))  # many processes must not come back at the same moment
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+class _Server:
+    """A server of our own, on a port of the loopback that stays the same when it has to be started again."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self._port = 0  # any free one
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it unless it lives, and return once it answers. Raises ServerError."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._listen()
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise ServerError(
+                    f"the Prefect server ended with status {self._process.returncode} instead of starting"
+                )
+            try:
+                # The kernel queues the connection until the server serves, so this waits without polling.
+                with urllib.request.urlopen(f"{self.url}/health", timeout=START_SECONDS):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+        raise ServerError(f"the Prefect server did not answer within {START_SECONDS:.0f} s")
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _listen(self) -> "subprocess.Popen[bytes]":
+        # The listening socket is made here and handed over: no port can be lost to another process in between.
+        with socket.socket() as listener:
+            # Connections of a server that died may linger at its port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Accepted connections inherit this. On an inherited socket uvicorn does not set it, and then every
+            # answer's body waits 40 ms for the acknowledgement of its head.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                listener.bind(("127.0.0.1", self._port))
+            except OSError as error:
+                raise ServerError(f"the Prefect server's port {self._port} was taken after it died: {error}") from error
+            listener.listen(128)
+            self._port = listener.getsockname()[1]
+            self.url = f"http://127.0.0.1:{self._port}/api"
+            return subprocess.Popen(
+                [sys.executable, "-m", "flows.prefect_server", str(os.getpid()), str(listener.fileno())],
+                env=os.environ | _SERVER,
+                pass_fds=(listener.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
 
 def end_threads_at_exit() -> None:
@@ -136,15 +226,6 @@ def _end_threads() -> None:
         loop.shutdown()
         if loop.thread.is_alive():
             loop.thread.join(5)
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(10)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
 
 
 def _serve(parent: int, descriptor: int) -> None:

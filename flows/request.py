@@ -1,13 +1,23 @@
 """What a person fills in to start a run: the form that the Prefect UI builds, and what the command sends."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.runs import RUN_NAME, Run, WrongUseError, create_run, open_run
+from flows.changes import begin_or_change, change_run
+from flows.progress import announce
+from flows.runs import RUN_NAME, Run, WrongUseError, open_run
+from flows.settings_log import read_changes
 from srpo_core.settings_file import load_settings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+_NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+# The form shows each as a tab with its title: the first as a list to choose from, the second as a line to write.
+_ByName = Annotated[str, Field(title="By name", json_schema_extra={"enum": list(_NAMES)})]
+_ByPath = Annotated[str, Field(title="By path", pattern="^/")]
+_AsBegun = Annotated[None, Field(title="As the run began")]
 
 
 class RunRequest(BaseModel):
@@ -16,47 +26,52 @@ class RunRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(
-        title="Run",
+        title="Name of the run",
         pattern=f"^{RUN_NAME.pattern}$",
-        description="Name of the run, and of its directory. A run that is there already goes on.",
+        description="And of its directory: letters, digits, '.', '_' and '-', at most 64 of them. A run that is there "
+        "already goes on.",
     )
     store: str = Field(
         title="Store",
         pattern="^/",
         description="Directory that holds the runs: an absolute path, the same on every worker.",
     )
-    settings: str | None = Field(
+    settings: _ByName | _ByPath | _AsBegun = Field(
         default="demo",
         title="Settings",
-        description="Name of a file in configs/, or an absolute path of one on the workers. Empty: the run is there "
-        "already, and goes on with the settings that it began with.",
+        description="By name: a file that comes with SRPO, in configs/. By path: one of your own, an absolute path "
+        "that every worker can read. As the run began: for one that is there already and goes on.",
     )
-    changes: list[str] = Field(
+    changes: list[Annotated[str, Field(title="section.field=value", pattern=r"^[^=\s]+=")]] = Field(
         default_factory=list,
-        title="Changes",
+        title="Changes to the settings",
         max_length=100,
-        description="Settings to change, such as update.learning_rate=1e-4.",
+        description="One an item, such as update.learning_rate=1e-4 or stages.math.max_steps=40; docs/settings.md has "
+        "them all, and tells which may change in a run that is there.",
     )
 
 
-def requested_run(request: RunRequest, *, again: bool) -> Run:
-    """The run that was asked for, begun if need be.
+def requested_run(request: RunRequest, by: str, *, again: bool) -> Run:
+    """The run that was asked for, begun if need be, under the settings that were asked for.
 
-    Asked for `again`, a run that was begun goes on as it was begun, whatever became of the settings file since.
+    Asked for `again`, a run goes on as it stands, whatever became of the settings file or was changed since.
     Raises WrongUseError and SettingsError for what cannot be run.
     """
     store = Path(request.store)
-    if request.settings is None or (again and (store / request.name / "settings.yaml").is_file()):
+    if request.settings is None:
+        run = open_run(store, request.name)
+        done = any(entry.by == by for entry in read_changes(run.directory))
+        return run if done else change_run(run, request.changes, by, announce)
+    if again and (store / request.name / "settings.yaml").is_file():
         return open_run(store, request.name)
     settings = load_settings(_settings_file(request.settings), request.changes)
-    return create_run(store, request.name, settings)
+    return begin_or_change(store, request.name, settings, by, announce)
 
 
 def _settings_file(named: str) -> Path:
     if Path(named).is_absolute():
         return Path(named)
-    path = CONFIGS / f"{named.removesuffix('.yaml')}.yaml"
-    if "/" in named or not path.is_file():
-        known = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.yaml")))
+    if named not in _NAMES:
+        known = ", ".join(_NAMES)
         raise WrongUseError(f"settings {named!r} are neither an absolute path nor a file of {CONFIGS}: it has {known}")
-    return path
+    return CONFIGS / f"{named}.yaml"

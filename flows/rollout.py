@@ -8,12 +8,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
 from flows.faults import STEP_RETRIES
-from flows.metrics import Stopwatch, publish_metrics
+from flows.guards import Guards
+from flows.metrics import Stopwatch, metric_rows
 from flows.plan import EpochPlan, read_plan
 from flows.policies import checked_policy, is_published
+from flows.progress import EpochProgress
 from flows.rows import GradedRollout, informative_groups, mark_used, shard_table
 from flows.runs import Run
-from flows.together import StageStoppedError, check_stop, wait_until
+from flows.together import StageStoppedError, check_stop, present_handover, tell_company, wait_until
 from flows.working import working
 from srpo_core.dynamic_sampling import StepRounds
 from srpo_core.problems.problem import Problem
@@ -47,14 +49,19 @@ class EpochSampling:
         self._plan: EpochPlan = read_plan(run, stage, epoch)
         self._problems = {problem.id: problem for problems in self._plan.steps for problem in problems}
         self._sampler = sampler
+        self._handover = present_handover()
+        sizes = [len(problems) * run.settings.rollout.group_size for problems in self._plan.steps]
+        self._progress = EpochProgress(run, "rollout", self._plan, sizes=sizes, unit="rollouts")
 
     def sample_missing_steps(self) -> None:
         """Every step that is not committed, in order."""
         plan = self._plan
+        guards = Guards(self._run, stage=plan.stage, epoch=plan.epoch)
         for step in range(len(plan.steps)):
             if not self._run.history.is_committed(plan.stage, plan.epoch, step):
                 check_stop()
                 self._wait_for_policy(step)
+                guards.check()
                 sample_step(self, step)
                 self._sampler.rest()
 
@@ -66,6 +73,7 @@ class EpochSampling:
         """
         plan, history, shard_size = self._plan, self._run.history, self._run.settings.rollout.groups_per_shard
         rounds, stopwatch, shards = self._rounds(step), Stopwatch(), 0
+        self._progress.reach_step(step)
         while prompts := rounds.next_round():
             for first in range(0, len(prompts), shard_size):
                 if not history.has_shard(plan.stage, plan.epoch, step, shards):
@@ -73,17 +81,12 @@ class EpochSampling:
                 # Read back even if just written: another attempt's shard may have been first.
                 rows = history.read_shard(plan.stage, plan.epoch, step, shards, ["prompt_id", "accuracy"])
                 rounds.record(informative_groups(rows))
+                self._progress.reach_step(step, rounds.groups * self._run.settings.rollout.group_size)
                 shards += 1
-        publish_metrics(
-            self._run,
-            "rollout",
-            self._accounts(rounds) | self._sampler.proof() | stopwatch.seconds,
-            stage=plan.stage,
-            epoch=plan.epoch,
-            step=step,
-            policy_version=self._version(step),
-        )
-        history.commit_step(plan.stage, plan.epoch, step, shards)
+        values = self._accounts(rounds) | self._sampler.proof() | stopwatch.seconds
+        metrics = metric_rows("rollout", values, step=step, policy_version=self._version(step))
+        history.commit_step(plan.stage, plan.epoch, step, shards, metrics=metrics, seen=tell_company)
+        self._progress.reach_step(step + 1)
 
     def _version(self, step: int) -> int:
         """The policy version that samples the step."""
@@ -115,16 +118,32 @@ class EpochSampling:
     ) -> None:
         plan, version = self._plan, self._version(step)
         with stopwatch.measure("load"):
-            self._sampler.load(checked_policy(self._run, version))
+            self._load(version)
         graded = self._sample(step, [self._problems[prompt] for prompt in prompts], stopwatch)
+        # Weights may come from memory: their version is published before a rollout of theirs is.
+        wait_until(lambda: is_published(self._run, plan, version))
         with stopwatch.measure("store"):
             first_position = rounds.groups * self._run.settings.rollout.group_size
             table = shard_table(graded, first_position=first_position, policy_version=version)
             table = mark_used(table, rounds.used(informative_groups(table)))
             self._run.history.write_shard(plan.stage, plan.epoch, step, shard, table)
 
+    def _load(self, version: int) -> None:
+        """Sample from `version` from now on: as the update has it in memory, or as it is published."""
+        with self._handover.weights(version) as weights:
+            if weights is not None and self._sampler.take(self._run.policy(version), weights):
+                return
+        wait_until(lambda: is_published(self._run, self._plan, version))
+        self._sampler.load(checked_policy(self._run, version))
+
     def _wait_for_policy(self, step: int) -> None:
-        wait_until(lambda: is_published(self._run, self._plan, self._version(step)))
+        version = self._version(step)
+
+        def is_there() -> bool:
+            offered = self._sampler.takes_weights and self._handover.offers(version)
+            return offered or is_published(self._run, self._plan, version)
+
+        wait_until(is_there)
 
     def _sample(self, step: int, problems: list[Problem], stopwatch: Stopwatch) -> list[GradedRollout]:
         plan, settings = self._plan, self._run.settings
@@ -132,7 +151,8 @@ class EpochSampling:
         def seed_of(problem: Problem, sample: int) -> int:
             return derive_seed(settings.seed, "rollout", plan.stage, plan.epoch, step, problem.id, sample)
 
-        return self._sampler.sample(problems, settings.rollout.group_size, seed_of, stopwatch, kind="generate")
+        tell, size = self._progress.advance, settings.rollout.group_size
+        return self._sampler.sample(problems, size, seed_of, stopwatch, kind="generate", tell=tell)
 
 
 @task(name="rollout step", task_run_name="step {step}", cache_policy=NO_CACHE, **STEP_RETRIES)

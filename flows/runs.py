@@ -1,6 +1,7 @@
 """A run on disk: its directory, its settings, its history and its policies.
 
 STORE/<run>/settings.yaml      every setting, as the run began
+STORE/<run>/changes/           what of them was changed since, a file each time
 STORE/<run>/selector-*.sql     the rule that chooses prompts, as the run began; its name tells its SHA-256
 STORE/<run>/policies/          published policy versions
 STORE/<run>/data, index, ...   the history, laid out by `storage`; elsewhere when `history.url` says so
@@ -15,8 +16,9 @@ from functools import cached_property
 from pathlib import Path
 
 from flows.selection import kept_rule, rule_file, tried_rule
+from flows.settings_log import read_changes
 from srpo_core.config import Settings
-from srpo_core.settings_file import dump_settings, load_settings
+from srpo_core.settings_file import dump_settings, load_settings, with_values
 from storage.files import publish_file
 from storage.history import RunHistory
 from storage.selectors import Rule
@@ -47,8 +49,11 @@ class Run:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings that the run began with. Raises SettingsError when the file was damaged."""
-        return load_settings(self.directory / "settings.yaml")
+        """Those that the run began with, and what was changed since. Raises SettingsError for a damaged file."""
+        settings = load_settings(self.directory / "settings.yaml")
+        for changes in read_changes(self.directory):
+            settings = with_values(settings, changes.values)
+        return settings
 
     @cached_property
     def history(self) -> RunHistory:
@@ -148,10 +153,10 @@ def newest_version(run: Run) -> int:
 
 
 def create_run(store: Path, name: str, settings: Settings) -> Run:
-    """The run `name` of `store`, begun with `settings`; a run that began with the same settings is taken as it is.
+    """The run `name` of `store`, begun with `settings`; one that is there is taken as it is, whatever its settings.
 
-    Raises WrongUseError for a name that cannot be a directory, and for a run that began with other settings or with
-    another text of its selector's file; SettingsError for a selector that cannot be used.
+    Raises WrongUseError for a name that cannot be a directory, and for a run that began with another text of its
+    selector's file; SettingsError for a selector that cannot be used.
     """
     if not RUN_NAME.fullmatch(name):
         raise WrongUseError(f"{name!r} cannot name a run: use letters, digits, '.', '_' and '-', at most 64 of them")
@@ -159,7 +164,7 @@ def create_run(store: Path, name: str, settings: Settings) -> Run:
     if not (run.directory / "settings.yaml").is_file():
         _refuse_foreign_history(run, settings)
         _begin(run, settings)
-    _refuse_changes(run, settings)
+    _refuse_other_rule(run, settings)
     return run
 
 
@@ -194,15 +199,9 @@ def _refuse_foreign_history(run: Run, settings: Settings) -> None:
         )
 
 
-def _refuse_changes(run: Run, settings: Settings) -> None:
-    if run.settings != settings:
-        changed = ", ".join(_differences(run.settings.model_dump(), settings.model_dump()))
-        raise WrongUseError(
-            f"run {run.name} began with other settings ({changed}): choose another --run-id, or "
-            f"`srpo resume {run.name}`"
-        )
-    own = Path(settings.resampling.selector)
-    if own.suffix == ".sql" and own.exists() and own.read_text(encoding="utf-8") != run.rule.text:
+def _refuse_other_rule(run: Run, settings: Settings) -> None:
+    own, began = Path(settings.resampling.selector), run.settings.resampling.selector
+    if own.suffix == ".sql" and str(own) == began and own.exists() and own.read_text("utf-8") != run.rule.text:
         raise WrongUseError(
             f"{own} was changed since run {run.name} began: choose another --run-id, or `srpo resume {run.name}`, "
             "which goes on with the rule that it began with"
@@ -222,12 +221,3 @@ def _writer(content: str) -> Callable[[Path], None]:
         path.write_text(content, encoding="utf-8")
 
     return write
-
-
-def _differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> Iterator[str]:
-    for field, value in old.items():
-        other = new[field]
-        if isinstance(value, dict) and isinstance(other, dict):
-            yield from _differences(value, other, f"{prefix}{field}.")
-        elif value != other:
-            yield f"{prefix}{field}: {value!r} then, {other!r} now"

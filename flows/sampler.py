@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from flows.engines import open_engine
+from flows.handover import Weights
 from flows.metrics import Stopwatch
 from flows.rows import GradedRollout
 from srpo_core.config import Settings
@@ -17,7 +18,7 @@ from srpo_core.policy.model import load_tokenizer
 from srpo_core.problems.problem import Problem
 from srpo_core.rewards.grade import Answered, Grader
 from srpo_core.rewards.verifiers import Verifiers
-from srpo_core.rollout.engine import Sampling
+from srpo_core.rollout.engine import Sampling, Tell, unheard
 from srpo_core.rollout.errors import EngineError
 from srpo_core.rollout.rollouts import sample_rollouts
 from srpo_core.rollout.transformers import TransformersEngine
@@ -41,6 +42,18 @@ class Sampler:
             self._tokenizer = load_tokenizer(checkpoint)
         self._engine.load(checkpoint)
 
+    @property
+    def takes_weights(self) -> bool:
+        """Whether the engine can `take` weights from memory: one in this process that has loaded a version before."""
+        return self._engine.takes_weights
+
+    def take(self, checkpoint: Path, weights: Weights) -> bool:
+        """Sample from these weights, copied from memory, which are or will be those in `checkpoint`.
+
+        False when the engine cannot: then `load` it.
+        """
+        return self._engine.take(checkpoint, weights)
+
     def check(self, problems: Sequence[Problem]) -> None:
         """Refuse problems that cannot be judged here. Raises UnsupportedProblemError, SandboxUnavailable."""
         self._verifiers.check(problems)
@@ -53,8 +66,12 @@ class Sampler:
         stopwatch: Stopwatch,
         *,
         kind: str,
+        tell: Tell = unheard,
     ) -> list[GradedRollout]:
-        """`samples` graded rollouts of each problem; their time counts as `kind` and `grade`."""
+        """`samples` graded rollouts of each problem; their time counts as `kind` and `grade`.
+
+        `tell` hears how many are sampled.
+        """
         rollout = self._settings.rollout
         if self._tokenizer is None:
             raise RuntimeError("load a policy before sampling")
@@ -67,6 +84,7 @@ class Sampler:
                 seed_of=seed_of,
                 sampling=Sampling(rollout.temperature, rollout.max_new_tokens),
                 template=self._settings.problems.template,
+                tell=tell,
             )
         with stopwatch.measure("grade"):
             answered = [Answered(r.problem, r.text, len(r.completion.token_ids), r.truncated) for r in rollouts]

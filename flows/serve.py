@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flows.prefect_file import read_pools
-from flows.prefect_server import START_SECONDS, ServerError
+from flows.prefect_server import START_SECONDS, ServerError, server_authentication
 from flows.process_group import GRACE_SECONDS
 from flows.runs import RunError
 
@@ -51,21 +51,21 @@ class Served:
 
 
 @contextmanager
-def served(file: Path, store: Path, port: int) -> Iterator[Served]:
-    """A server at `port` of the loopback and a worker for each pool of `file` while the block runs.
+def served(file: Path, store: Path, host: str, port: int) -> Iterator[Served]:
+    """A server at `port` of this machine's address `host`, and a worker for each pool of `file`, while the block runs.
 
     Raises ServerError when the server does not start, RunError when the store cannot be written or the file is refused.
     """
-    require_free(port)
+    require_free(host, port)
     logs = store.absolute() / ".serve"
     try:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{logs}: cannot be made: {error.strerror}; --store names the directory of the runs") from error
-    pools, url = read_pools(file), f"http://127.0.0.1:{port}"
+    pools, url = read_pools(file), f"http://{host}:{port}"
     environment = _environment(store, url)
     with ExitStack() as stack:
-        start = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        start = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
         processes = {"server": stack.enter_context(_process(start, environment, logs / "server.log"))}
         _await_answer(processes["server"], url, logs / "server.log")
         _apply(file, store, environment)
@@ -75,15 +75,15 @@ def served(file: Path, store: Path, port: int) -> Iterator[Served]:
         yield Served(url, pools, logs, processes)
 
 
-def require_free(port: int) -> None:
-    """Raises ServerError when no server can listen at this port of the loopback."""
+def require_free(host: str, port: int) -> None:
+    """Raises ServerError when no server can listen at this port of this machine's address `host`."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: the last one's port lingers
         try:
-            listener.bind(("127.0.0.1", port))
+            listener.bind((host, port))
         except OSError as error:
             raise ServerError(
-                f"port {port} cannot be listened at: {error.strerror}; choose another by --port"
+                f"port {port} of {host} cannot be listened at: {error.strerror}; choose another by --port or --host"
             ) from error
 
 
@@ -92,7 +92,9 @@ def _environment(store: Path, url: str) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_LOGGING_")}
     own["PATH"] = f"{Path(sys.executable).parent}:{own.get('PATH', os.defpath)}"  # where flow runs find this Python
     address = {"PREFECT_API_URL": f"{url}/api", "PREFECT_SERVER_API_PORT": url.rpartition(":")[2]}
-    return own | _SETTINGS | address | {"SRPO_STORE": str(store.absolute())}
+    secret = server_authentication()
+    clients = {} if secret is None else {"PREFECT_API_AUTH_STRING": secret}
+    return own | _SETTINGS | address | clients | {"SRPO_STORE": str(store.absolute())}
 
 
 def _worker(pool: str) -> list[str]:

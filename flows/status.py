@@ -3,13 +3,14 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from flows.guards import Guards
 from flows.runs import Run
 from flows.stages import MATH, MATH_AND_CODE
 
 State = Literal["running", "stopped", "finished"]
 
 # Kinds of work in the order they are told; what an epoch's wall time holds beside them is orchestration.
-_KINDS = ("generate", "grade", "update", "evaluate", "load", "store", "checkpoint")
+KINDS = ("generate", "grade", "update", "evaluate", "load", "store", "checkpoint")
 
 _TOTALS = """
     SELECT stage, count(DISTINCT epoch) AS epochs, count(DISTINCT (epoch, step)) AS steps, count(*) AS rollouts,
@@ -34,11 +35,13 @@ class Status:
     `stages` has epochs, steps, rollouts (and how many of them dynamic sampling discarded) and tokens so far and, once
     it has ended, why. `seconds` is by kind of work.
     `evaluations` are {stage, after, domain, class, n, pass_at_1, low, high}; null means all domains or classes;
+    `reason` tells at which limit a run stopped, if it is beyond one of its own.
     `after` counts finished epochs of the stage, and stage 0 is the base policy.
     """
 
     run: str
     state: State
+    reason: str | None
     stages: list[dict[str, Any]]
     rollouts: int
     tokens: int
@@ -66,9 +69,12 @@ def read_status(run: Run) -> Status:
             reason = ended[0]["reason"] if ended else None
             stages.append({**done, "stage": stage, "ended": reason})
     versions = history.sql("SELECT count(*) AS n FROM policies WHERE version > 0").to_pylist()[0]["n"]
+    state = _state(run)
+    beyond = Guards(run).beyond() if state == "stopped" else None
     return Status(
         run=run.name,
-        state=_state(run),
+        state=state,
+        reason=None if beyond is None else f"{beyond.setting}: {beyond.how}",
         stages=stages,
         rollouts=sum(stage["rollouts"] for stage in stages),
         tokens=sum(stage["tokens"] for stage in stages),
@@ -96,7 +102,7 @@ def _state(run: Run) -> State:
 def _seconds(run: Run) -> dict[str, float]:
     """Seconds by kind of work; what the epochs took beside the measured work is orchestration."""
     rows = {row["name"].removeprefix("timing_s/"): row for row in run.history.sql(_SECONDS).to_pylist()}
-    seconds = {kind: rows[kind]["seconds"] for kind in _KINDS if kind in rows}
+    seconds = {kind: rows[kind]["seconds"] for kind in KINDS if kind in rows}
     if "wall" in rows:
         measured = sum(rows[kind]["in_epochs"] for kind in seconds)
         seconds["orchestration"] = max(0.0, rows["wall"]["seconds"] - measured)

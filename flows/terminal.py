@@ -31,7 +31,8 @@ def print_runs(runs: Sequence[Status]) -> None:
 
 def print_status(status: Status) -> None:
     """Where a run stands, with its table of evaluations."""
-    console.print(f"run {status.run}: {status.state}")
+    reason = f": {status.reason}" if status.reason else ""
+    console.print(f"run {status.run}: {status.state}{reason}", soft_wrap=True)
     for stage in status.stages:
         discarded = f" ({stage['discarded']:,} discarded)" if stage["discarded"] else ""
         ended = f"; ended: {stage['ended']}" if stage["ended"] else ""

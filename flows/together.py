@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from flows.handover import Handover
+
 POLL_SECONDS = 0.01
+POLL_IN_COMPANY_SECONDS = 0.25  # news wakes who waits; this is for what another process commits
 GRACE_SECONDS = 30.0
 
 
@@ -19,6 +22,25 @@ class StageStoppedError(Exception):
         super().__init__("stopped; `srpo resume` goes on from what is committed")
 
 
+class News:
+    """Wakes those who wait for something to be committed."""
+
+    def __init__(self) -> None:
+        self._told = threading.Condition()
+        self.count = 0
+
+    def tell(self) -> None:
+        """Wake all who wait."""
+        with self._told:
+            self.count += 1
+            self._told.notify_all()
+
+    def wait(self, seen: int, seconds: float) -> None:
+        """Return once there is news since the `count` was `seen`, or after so many seconds."""
+        with self._told:
+            self._told.wait_for(lambda: self.count != seen, seconds)
+
+
 @dataclass
 class Company:
     """What stages that run at the same time have in common."""
@@ -26,6 +48,13 @@ class Company:
     stop: threading.Event = field(default_factory=threading.Event)
     begun: threading.Event = field(default_factory=threading.Event)
     errors: list[BaseException] = field(default_factory=list)
+    news: News = field(default_factory=News)
+    handover: Handover = field(default_factory=Handover)
+
+    def end(self) -> None:
+        """Let all stop at their next step."""
+        self.stop.set()
+        self.news.tell()
 
 
 # Contexts that are copied for a stage's thread hold the same object.
@@ -59,9 +88,29 @@ def check_stop() -> None:
 
 def wait_until(ready: Callable[[], bool]) -> None:
     """Return once `ready()`, which looks at what is committed. Raises StageStoppedError when the company stops."""
-    while not ready():
+    company = _COMPANY.get()
+    while True:
+        seen = 0 if company is None else company.news.count
+        if ready():
+            return
         check_stop()
-        time.sleep(POLL_SECONDS)
+        if company is None:
+            time.sleep(POLL_SECONDS)
+        else:
+            company.news.wait(seen, POLL_IN_COMPANY_SECONDS)
+
+
+def tell_company() -> None:
+    """Wake the stages at work beside this one: something was committed, or is offered."""
+    company = _COMPANY.get()
+    if company is not None:
+        company.news.tell()
+
+
+def present_handover() -> Handover:
+    """Where weights go from stage to stage of the company; without one, nobody offers and nobody takes."""
+    company = _COMPANY.get()
+    return Handover() if company is None else company.handover
 
 
 def run_together(*stages: Callable[[], object]) -> None:
@@ -80,7 +129,7 @@ def run_together(*stages: Callable[[], object]) -> None:
             stage()
         except BaseException as error:
             company.errors.append(error)
-            company.stop.set()
+            company.end()
         finally:
             company.begun.set()
             end.set()
@@ -96,7 +145,7 @@ def run_together(*stages: Callable[[], object]) -> None:
         for end in ended:
             end.wait()
     finally:
-        company.stop.set()  # all have ended, or must
+        company.end()  # all have ended, or must
         deadline = time.monotonic() + GRACE_SECONDS
         for end in ended:
             end.wait(max(0.0, deadline - time.monotonic()))

@@ -5,17 +5,12 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.decisions import stage_decision
 from flows.plan import new_prompt, publish_plan, read_plan, read_problems
 from flows.progress import announce
 from flows.runs import Run
 from flows.stages import MATH, MATH_AND_CODE
 from flows.working import working
-
-# storage/sql/transition.sql tells the rule.
-_DECISION = """
-    SELECT * EXCLUDE (run)
-    FROM stage_decision($stage, $epoch, $window, $min_gain, $max_steps, $min_prompts)
-"""
 
 
 def decide_stage(run: Run, stage: int, epoch: int) -> str:
@@ -25,24 +20,11 @@ def decide_stage(run: Run, stage: int, epoch: int) -> str:
     forgets the rest), at its step limit, and, stage 1, when the accuracy is flat.
     """
     if not run.history.has("transitions", stage=stage, epoch=epoch):
-        decision = run.history.sql(_DECISION, _thresholds(run, stage) | {"stage": stage, "epoch": epoch})
+        decision = stage_decision(run, run.settings, stage, epoch)
         run.history.publish("transitions", decision, stage=stage, epoch=epoch)
     row = run.history.read("transitions", stage=stage, epoch=epoch, name="rows").to_pylist()[0]
     announce(f"stage {stage} · epoch {epoch} · {row['decision']}: {row['reason']}")
     return str(row["decision"])
-
-
-def _thresholds(run: Run, stage: int) -> dict[str, float]:
-    """What the settings say about the end of a stage, as `stage_decision` takes it."""
-    stages = run.settings.stages
-    began = run.history.read("epochs", stage=stage, epoch=0, name="rows")["prompts"][0].as_py()
-    return {
-        "window": stages.transition.window,
-        "min_gain": stages.transition.min_gain,
-        "max_steps": (stages.math if stage == MATH else stages.math_and_code).max_steps,
-        # A step's worth; of a stage that began with little more or less than one, half of what it began with.
-        "min_prompts": min(run.settings.rollout.prompts_per_step, -(-began // 2)),
-    }
 
 
 @flow(name="transition", flow_run_name="{run} · stage 1 to stage 2, after epoch {epoch} · transition")

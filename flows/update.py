@@ -10,14 +10,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
 from flows.faults import STEP_RETRIES
+from flows.guards import check_disk
 from flows.metrics import Stopwatch, publish_metrics
 from flows.not_finite import report_not_finite
 from flows.plan import EpochPlan, read_plan
 from flows.policies import is_published, prune, publish_row
-from flows.progress import announce_step
+from flows.progress import EpochProgress, announce_step
 from flows.rows import training_batch, used_rows
 from flows.runs import Run, RunError
-from flows.together import StageStoppedError, check_stop, wait_until
+from flows.together import StageStoppedError, check_stop, present_handover, tell_company, wait_until
 from flows.working import working
 from srpo_core.policy.errors import NotFiniteError
 from srpo_core.seeds import derive_seed
@@ -50,41 +51,52 @@ class EpochUpdates:
         torch.set_num_threads(run.settings.policy.threads)
         self._run = run
         self._plan: EpochPlan = read_plan(run, stage, epoch)
+        self._progress = EpochProgress(run, "update", self._plan, sizes=[1] * len(self._plan.steps), unit="steps")
         self._trainer: Trainer | RankGroup | None = None
         self._held = ExitStack()
         self._open_trainer = open_trainer
+        self._handover = present_handover()
 
     def make_missing_versions(self) -> None:
         """Every version that is not published, in order."""
         plan = self._plan
         with self._held:
             for step in range(len(plan.steps)):
-                if not is_published(self._run, plan, plan.first_version + step + 1):
+                version = plan.first_version + step + 1
+                if not is_published(self._run, plan, version):
                     check_stop()
+                    if step == 0 and not self._run.policy(version).is_dir():
+                        self._trainer = self._trainer_at(version - 1)  # while the step is sampled
                     wait_until(partial(self._run.history.is_committed, plan.stage, plan.epoch, step))
+                    check_disk(self._run)
                     update_step(self, step)
 
     def update_step(self, step: int) -> None:
         """Make the version that follows from one committed step, and publish it."""
         run, plan = self._run, self._plan
         version = plan.first_version + step + 1
+        self._progress.reach_step(step)
         # A checkpoint without its row was published by an attempt that was killed between the two phases.
         if not run.policy(version).is_dir():
             self._learn(step, version)
         publish_row(run, version, stage=plan.stage, epoch=plan.epoch, step=step)
+        tell_company()
         prune(run, version)
         announce_step(run, plan, step)
+        self._progress.reach_step(step + 1)
 
     def _learn(self, step: int, version: int) -> None:
         """Learn from one step; publish its metrics, then the checkpoint, so that no version is ever without metrics."""
         run, plan, stopwatch = self._run, self._plan, Stopwatch()
+        self._handover.withdraw()
         with stopwatch.measure("load"):
             trainer = self._trainer_at(version - 1)
         with stopwatch.measure("store"):
             rows = run.history.read_step(plan.stage, plan.epoch, step)
-            self._check_staleness(rows["policy_version"].to_pylist(), version - 1)
+            self._check_staleness(step, rows["policy_version"].to_pylist(), version - 1)
         rows = used_rows(rows)
         trainer, metrics = self._update(trainer, rows, step, stopwatch)
+        self._offer(trainer, version)
         with temporary_directory(run.history.tmp_root) as directory:
             with stopwatch.measure("checkpoint"):
                 trainer.save(directory)
@@ -94,6 +106,13 @@ class EpochUpdates:
             )
             publish_directory(directory, run.policy(version))
         self._trainer = trainer
+
+    def _offer(self, trainer: "Trainer | RankGroup", version: int) -> None:
+        """Let the next step be sampled while the checkpoint is written."""
+        weights = trainer.weights()
+        if weights is not None:
+            self._handover.offer(version, weights)
+            tell_company()
 
     def _update(
         self, trainer: "Trainer | RankGroup", rows: pa.Table, step: int, stopwatch: Stopwatch
@@ -136,12 +155,17 @@ class EpochUpdates:
         self._held.close()
         return self._open_trainer(self._run, version, self._held)
 
-    def _check_staleness(self, sampled_by: list[int], version: int) -> None:
-        staleness = version - min(sampled_by)
-        if staleness > self._run.settings.rollout.max_staleness:
+    def _check_staleness(self, step: int, sampled_by: list[int], version: int) -> None:
+        """Refuse a step of which a rollout is staler than allowed: the pipeline samples none, another writer might."""
+        plan, oldest = self._plan, min(sampled_by)
+        allowed = self._run.settings.rollout.max_staleness
+        if version - oldest > allowed:
+            place = f"stage={plan.stage}/epoch={plan.epoch}"
             raise RunError(
-                f"rollouts sampled by policy version {min(sampled_by)} are {staleness} versions behind version "
-                f"{version}, more than rollout.max_staleness allows; the step was not learned from"
+                f"stage {plan.stage}, epoch {plan.epoch}, step {step} has rollouts of policy version {oldest}, "
+                f"{version - oldest} versions behind version {version}; rollout.max_staleness allows {allowed}. "
+                f"Nothing was learned from the step. Remove data/run={self._run.name}/{place}/step={step} and "
+                f"index/run={self._run.name}/{place}/step-{step:06d}.parquet and resume: it is sampled again"
             )
 
 

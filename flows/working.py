@@ -8,8 +8,9 @@ from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, TagsContext
 
+from flows.artifacts import wait_until_sent
 from flows.deployed import Followed, ended_badly_since, orchestrator, stage_key
 from flows.faults import is_transient
 from flows.kept import engines_kept
@@ -34,8 +35,11 @@ def working(store: str, run: str, kind: str, *, partner: str | None = None) -> I
     the_run = open_run(Path(store), run)
     flow_run = deployed_flow_run()
     with ExitStack() as stack:
+        # Each task run with tags asks the server for a slot of each, a write to its database: tags are the flow run's.
+        stack.enter_context(TagsContext(current_tags=set()))
         if flow_run is not None:
             end_threads_at_exit()
+            stack.callback(wait_until_sent)
             stack.enter_context(engines_kept())
             if flow_run.run_count > 1:
                 _bring_back_orchestrator(the_run)

@@ -9,13 +9,14 @@ from pydantic import Field, model_validator
 
 from srpo_core.settings.engine import EngineSettings
 from srpo_core.settings.evaluation import EvaluationSettings
+from srpo_core.settings.guards import GuardSettings
 from srpo_core.settings.history import HistorySettings
 from srpo_core.settings.policy import PolicySettings
 from srpo_core.settings.problems import LabSettings, ProblemSettings
 from srpo_core.settings.resampling import ResamplingSettings
 from srpo_core.settings.rewards import RewardSettings, VerifierSettings
 from srpo_core.settings.rollout import RolloutSettings
-from srpo_core.settings.section import Section
+from srpo_core.settings.section import MayChange, PositiveInt, Section
 from srpo_core.settings.stages import StagesSettings
 from srpo_core.settings.update import UpdateSettings
 
@@ -25,9 +26,9 @@ class Settings(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
     """Every random number of the run derives from it."""
-    keep_policies: Annotated[int, Field(ge=1)] = 2
+    keep_policies: Annotated[PositiveInt, MayChange.ALIKE] = 2
     """Newest policy versions kept, besides those that an epoch began or ended with."""
-    keep_policies_every: Annotated[int, Field(ge=1)] | None = None
+    keep_policies_every: Annotated[PositiveInt | None, MayChange.ALIKE] = None
     """Versions kept for ever besides: those whose number this divides."""
     policy: PolicySettings = PolicySettings()
     problems: ProblemSettings = LabSettings()
@@ -40,6 +41,7 @@ class Settings(Section):
     history: HistorySettings = HistorySettings()
     stages: StagesSettings = StagesSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    guards: GuardSettings = GuardSettings()
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Self:

@@ -1,7 +1,9 @@
 """Settings from a YAML file and from `a.b=c` on the command line; every mistake is answered with its place."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from srpo_core.config import Settings
+from srpo_core.settings.secrets import hidden
 from srpo_core.settings_reference import sections_of
 
 
@@ -38,13 +41,29 @@ def default_settings(overrides: Sequence[str]) -> Settings:
     return _settings({}, overrides, "")
 
 
+def change_settings(settings: Settings, overrides: Sequence[str]) -> Settings:
+    """The settings with `overrides` on top. Raises SettingsError."""
+    return _settings(settings.model_dump(mode="json"), overrides, "")
+
+
+def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with other values, by their places such as "update.loss". Raises SettingsError."""
+    every = settings.model_dump(mode="json")
+    for place, value in values.items():
+        *sections, name = place.split(".")
+        reduce(getitem, sections, every)[name] = value
+    return _settings(every, (), "")
+
+
 def _settings(values: dict[str, Any], overrides: Sequence[str], origin: str) -> Settings:
     for override in overrides:
         _override(values, override)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("\n".join([f"{origin}the settings cannot be used", *_explain(error)])) from error
+        # Not chained: the library's message has the values in full, and would be logged with them.
+        told = hidden("\n".join([f"{origin}the settings cannot be used", *_explain(error)]))
+        raise SettingsError(told) from None
 
 
 def dump_settings(settings: Settings) -> str:
@@ -56,16 +75,20 @@ def _override(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     names = path.split(".")
     if not equals or not all(names):
-        raise SettingsError(f"--set {override}: write it as section.field=value, such as --set rollout.group_size=16")
+        raise _refused(override, "write it as section.field=value, such as --set rollout.group_size=16")
     section = values
     for name in names[:-1]:
         section = section.setdefault(name, {})
         if not isinstance(section, dict):
-            raise SettingsError(f"--set {override}: {name} is a value, not a section")
+            raise _refused(override, f"{name} is a value, not a section")
     try:
         section[names[-1]] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise SettingsError(f"--set {override}: {text!r} is not a YAML value") from error
+    except (yaml.YAMLError, ValueError):
+        raise _refused(override, f"{text!r} is not a YAML value") from None
+
+
+def _refused(override: str, why: str) -> SettingsError:
+    return SettingsError(hidden(f"--set {override}: {why}"))
 
 
 def _explain(error: ValidationError) -> list[str]:
@@ -81,7 +104,9 @@ def _explain(error: ValidationError) -> list[str]:
         elif problem["type"] == "union_tag_not_found":
             lines.append(f"  {'.'.join(place)}: must be a section, with `source` (got {problem['input']!r})")
         elif place:
-            lines.append(f"  {'.'.join(place)}: {message} (got {problem['input']!r})")
+            # A whole section is not repeated: it may hold what was refused because it is a secret.
+            got = "" if isinstance(problem["input"], dict | BaseModel) else f" (got {problem['input']!r})"
+            lines.append(f"  {'.'.join(place)}: {message}{got}")
         else:
             lines.append(f"  {message}")
     return lines

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Tag
 from pydantic.fields import FieldInfo
 
 from srpo_core.config import Settings
+from srpo_core.settings.differences import may_change
 
 _HEADER = """\
 # Settings
@@ -15,8 +16,12 @@ _HEADER = """\
 Every setting of a run, made by `srpo settings` from the settings' own docstrings. A settings file is YAML with these
 sections; `--set section.field=value` changes one field. Unknown or contradictory settings are refused.
 
-| setting | type | default | what it does |
-|---|---|---|---|
+Whether a run that has begun may go on with another value ([resume.md](resume.md) tells how) stands under *later*: `no`;
+`yes`, it then gives the same policies and rows, bit for bit; `rounding`, the same but for rounding; `ahead`, as long as
+all that was decided by it so far would have been decided alike.
+
+| setting | type | default | later | what it does |
+|---|---|---|---|---|
 """
 
 
@@ -48,10 +53,12 @@ def _rows(section: type[BaseModel], prefix: str, condition: str = "") -> Iterato
             default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
             what = " ".join((field.description or "").split())
             allowed = _allowed(schema["properties"][name]) if not sections else "list of sections"
-            yield f"| `{place}`{condition} | {allowed} | {default} | {what} |\n"
+            mark = may_change(field.metadata)
+            later = "no" if mark is None else mark.value
+            yield f"| `{place}`{condition} | {allowed} | {default} | {later} | {what} |\n"
         for tag, inner in sections.items():
             if inner in listed:
-                yield f"| `{place}[]…`{condition} | | | As `{listed[inner]}[]…`. |\n"
+                yield f"| `{place}[]…`{condition} | | | | As `{listed[inner]}[]…`. |\n"
             else:
                 yield from _rows(inner, f"{place}[]." if is_list else f"{place}.", f" ({tag})" if tag else condition)
                 listed |= {inner: place} if is_list else {}

@@ -16,13 +16,15 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FSYNCS = ThreadPoolExecutor(8, thread_name_prefix="srpo-fsync")  # its threads start with the first fsync
 _NO_LINKS = {errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -70,9 +72,28 @@ class LocalStore:
             make_directory(tmp_root)
             _probe(tmp_root)
 
-    def publish(self, key: str, write: Callable[[Path], None]) -> bool:
+    def publish(self, key: str, write: Callable[[Path], None], *, settled: bool = True) -> bool:
         """Publish one file, see `publish_file`. Raises StoreFull, StoreError."""
-        return publish_file(self._directory / key, self._directory / "_tmp", write)
+        return publish_file(self._directory / key, self._directory / "_tmp", write, settled=settled)
+
+    def commit(
+        self, files: Sequence[tuple[str, Callable[[Path], None]]], *, after: str, seen: Callable[[], object]
+    ) -> bool:
+        """Publish files in their order, after what is in a folder. Raises StoreFull, StoreError."""
+        folder = self._directory / after
+        above = [path for path in folder.parents if path.is_relative_to(self._directory)]
+        finals = [self._directory / key for key, _ in files]
+        with _explained(finals[-1]), contextlib.ExitStack() as held:
+            temporaries = [held.enter_context(_held_file(self._directory / "_tmp")) for _ in files]
+            for temporary, (_, write) in zip(temporaries, files, strict=True):
+                write(temporary)
+            fsync_all([*temporaries, folder, *above])
+            for temporary, final in zip(temporaries, finals, strict=True):
+                make_directory(final.parent)
+                new = _link(temporary, final)
+            seen()
+            fsync_all({final.parent for final in finals})
+            return new
 
     def exists(self, key: str) -> bool:
         """Whether a key is published. Raises StoreError."""
@@ -103,11 +124,6 @@ class LocalStore:
         with _explained(path):
             return sorted(each.name for each in path.iterdir() if each.is_dir()) if path.is_dir() else []
 
-    def settle(self, folder: str) -> None:
-        """Make a folder's entries durable. Raises StoreError."""
-        with _explained(self._directory / folder):
-            fsync(self._directory / folder)
-
     def remove(self, key: str) -> None:
         """Remove a published file, durably. Raises StoreError."""
         path = self._directory / key
@@ -124,17 +140,21 @@ class LocalStore:
         """Nothing to do: DuckDB reads local files."""
 
 
-def publish_file(final: Path, tmp_root: Path, write: Callable[[Path], None]) -> bool:
+def publish_file(final: Path, tmp_root: Path, write: Callable[[Path], None], *, settled: bool = True) -> bool:
     """Publish one file: True when `final` is now what `write` wrote, False when another attempt was first.
 
     `write` gets the path of an empty temporary in `tmp_root` (same file system as `final`) and fills it.
-    Parent directories of `final` are made. Raises StoreFull, StoreError; whatever `write` raises passes through.
+    Parent directories of `final` are made. Without `settled` a power cut may still take the file's name away, never a
+    part of its content. Raises StoreFull, StoreError; whatever `write` raises passes through.
     """
     if final.exists():
         return False
     with _explained(final), _held_file(tmp_root) as temporary:
         write(temporary)
         fsync(temporary)
+        if not settled:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            return _link(temporary, final)
         make_directory(final.parent)
         published = _link(temporary, final)
         fsync(final.parent)
@@ -149,8 +169,7 @@ def publish_directory(prepared: Path, final: Path) -> bool:
     with _explained(final):
         if not prepared.is_dir():
             raise StoreError(f"{prepared} is no directory, so {final} cannot be published: prepare it again.")
-        for path in [*prepared.rglob("*"), prepared]:
-            fsync(path)
+        fsync_all([*prepared.rglob("*"), prepared])
         make_directory(final.parent)
         try:
             os.rename(prepared, final)
@@ -308,6 +327,12 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync_all(paths: Iterable[Path]) -> None:
+    """Make several durable at once, in the time of one: a journal writes together what waits. Raises OSError."""
+    for _ in _FSYNCS.map(fsync, paths):
+        pass
 
 
 def _remove(path: Path) -> None:

@@ -18,7 +18,8 @@ ever rewritten, and nothing here knows the time: a resumed run's tables equal an
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import pyarrow.compute as pc
 from storage.catalog import build_catalog, connect
 from storage.files import CorruptFile, LocalStore, MissingFile, StoreError, explain, make_directory, sweep
 from storage.queries import in_memory, literal, run_query
-from storage.stores import Store
+from storage.stores import Store, Write
 from storage.tables import INDEX, PUBLISHED, SHARDS, TABLES, Table, conform, parse_parquet, write_parquet
 from storage.views import SEED
 
@@ -52,6 +53,11 @@ class RunHistory:
         self.directory = directory
         self.run = run
         self.store: Store = store or LocalStore(directory)
+
+    @cached_property
+    def _views(self) -> duckdb.DuckDBPyConnection:
+        """The views, made once: each query looks anew at which files there are."""
+        return connect(self.store, comments=False)
 
     @property
     def tmp_root(self) -> Path:
@@ -76,7 +82,8 @@ class RunHistory:
         self.store.create()
         for table in (SHARDS, INDEX, *PUBLISHED):
             name = "step=0/" + SEED if table is SHARDS else SEED
-            self._publish(f"{self._folder(_place(table), 0, 0)}/{name}", table.empty())
+            key = f"{self._folder(_place(table), 0, 0)}/{name}"
+            self.store.publish(key, partial(write_parquet, rows=table.empty()))
         build_catalog(self.directory, self.store)
 
     def write_shard(self, stage: int, epoch: int, step: int, shard: int, rows: pa.Table) -> bool:
@@ -84,9 +91,10 @@ class RunHistory:
 
         Raises StoreError for rows that do not fit, StoreFull.
         """
-        return self._publish(
-            self._shard(stage, epoch, step, shard), conform(SHARDS, rows, self._key(stage, epoch, step))
-        )
+        key = self._shard(stage, epoch, step, shard)
+        table = conform(SHARDS, rows, self._key(stage, epoch, step))
+        # Until its step is committed, a shard that a power cut took away is sampled again.
+        return self.store.publish(key, lambda path: write_parquet(path, table), settled=False)
 
     def has_shard(self, stage: int, epoch: int, step: int, shard: int) -> bool:
         """Whether this shard is published (its step may not be committed yet)."""
@@ -101,9 +109,20 @@ class RunHistory:
         """Whether the step's index file is there, which is what committed means."""
         return self.store.exists(self._index(stage, epoch, step))
 
-    def commit_step(self, stage: int, epoch: int, step: int, shards: int) -> bool:
+    def commit_step(
+        self,
+        stage: int,
+        epoch: int,
+        step: int,
+        shards: int,
+        *,
+        metrics: tuple[str, Sequence[Mapping[str, Any]]] | None = None,
+        seen: Callable[[], object] = lambda: None,
+    ) -> bool:
         """Publish the index of shards 0..`shards`-1; False: the step was committed before.
 
+        `metrics`, a name and rows, are published just before it. `seen` is called as soon as readers see the step,
+        which is a moment before the step is safe from a power cut, as it is on return.
         Raises StoreError when a shard is missing or the shards contradict each other, CorruptFile, StoreFull.
         """
         key = self._index(stage, epoch, step)
@@ -115,8 +134,11 @@ class RunHistory:
         index, described = self._gather([self._shard(stage, epoch, step, shard) for shard in range(shards)], final)
         index = conform(INDEX, index, self._key(stage, epoch, step))
         _check_step(index, final)
-        self.store.settle(f"{self._folder('data', stage, epoch)}/step={step}")
-        return self._publish(key, index, {SHARDS_KEY.decode(): json.dumps(described, sort_keys=True)})
+        metadata = {SHARDS_KEY.decode(): json.dumps(described, sort_keys=True)}
+        files: list[tuple[str, Write]] = [(key, partial(write_parquet, rows=index, metadata=metadata))]
+        if metrics is not None:
+            files.insert(0, self._new("metrics", metrics[1], stage, epoch, metrics[0]))
+        return self.store.commit(files, after=f"{self._folder('data', stage, epoch)}/step={step}", seen=seen)
 
     def read_step(self, stage: int, epoch: int, step: int) -> pa.Table:
         """The wide rows of a committed step in the order of its shards, each shard's SHA-256 verified.
@@ -147,8 +169,7 @@ class RunHistory:
 
         Raises StoreError for an unknown table or rows that do not fit, StoreFull.
         """
-        key = self._rows(table, stage, epoch, name)
-        return self._publish(key, conform(_PUBLISHED[table], rows, {"run": self.run, "stage": stage, "epoch": epoch}))
+        return self.store.publish(*self._new(table, rows, stage, epoch, name))
 
     def has(self, table: str, *, stage: int, epoch: int, name: str = "rows") -> bool:
         """Whether this file of a table is published. Raises StoreError for an unknown table."""
@@ -171,7 +192,7 @@ class RunHistory:
 
     def sql(self, query: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> pa.Table:
         """The result of a query over the views (storage/sql/), as of what is committed now. Raises StoreError."""
-        with connect(self.store, comments=False) as connection:
+        with self._views.cursor() as connection:
             return run_query(connection, query, parameters)
 
     def query_epoch(self, query: str, *, stage: int, epoch: int) -> pa.Table:
@@ -189,8 +210,13 @@ class RunHistory:
         """Remove temporaries that no living process holds; returns how many. Raises StoreError."""
         return sweep(self.tmp_root) + self.store.sweep()
 
-    def _publish(self, key: str, rows: pa.Table, metadata: Mapping[str, str] | None = None) -> bool:
-        return self.store.publish(key, lambda path: write_parquet(path, rows, metadata))
+    def _new(
+        self, table: str, rows: pa.Table | Sequence[Mapping[str, Any]], stage: int, epoch: int, name: str
+    ) -> tuple[str, Write]:
+        """Where rows of a table are to be published, and what writes them. Raises StoreError."""
+        key = self._rows(table, stage, epoch, name)
+        checked = conform(_PUBLISHED[table], rows, {"run": self.run, "stage": stage, "epoch": epoch})
+        return key, partial(write_parquet, rows=checked)
 
     def _key(self, stage: int, epoch: int, step: int) -> dict[str, str | int]:
         return {"run": self.run, "stage": stage, "epoch": epoch, "step": step}

@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,8 @@ class ObjectStore:
             "S3, Cloudflare R2, SeaweedFS or a current MinIO, or a local directory."
         )
 
-    def publish(self, key: str, write: Callable[[Path], None]) -> bool:
-        """Publish one file by one conditional write. Raises StoreFull, StoreError."""
+    def publish(self, key: str, write: Callable[[Path], None], *, settled: bool = True) -> bool:
+        """Publish one file by one conditional write, which settles it. Raises StoreFull, StoreError."""
         with self._scratch() as directory:
             data = _written(directory / key.rpartition("/")[2], write)
         attempt = uuid.uuid4().hex
@@ -151,8 +151,17 @@ class ObjectStore:
             prefixes = obstore.list_with_delimiter(self._store, folder or None)["common_prefixes"]
             return sorted(prefix.rpartition("/")[2] for prefix in prefixes)
 
-    def settle(self, folder: str) -> None:
-        """Nothing to do: an object that is seen is durable."""
+    def commit(
+        self,
+        files: Sequence[tuple[str, Callable[[Path], None]]],
+        *,
+        after: str,
+        seen: Callable[[], object],
+    ) -> bool:
+        """Publish files in their order; an object that is seen is durable. Raises StoreFull, StoreError."""
+        new = [self.publish(key, write) for key, write in files][-1]
+        seen()
+        return new
 
     def remove(self, key: str) -> None:
         """Remove an object. Raises StoreError."""

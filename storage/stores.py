@@ -5,7 +5,7 @@ A *key* names a file below the store's root, with `/` between its parts:
 A file is published once, whole, by whoever comes first; nothing is ever replaced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -14,6 +14,9 @@ from urllib.request import url2pathname
 import duckdb
 
 from storage.files import LocalStore, StoreError
+
+Write = Callable[[Path], None]
+"""Fills the empty local file at a path."""
 
 
 class Store(Protocol):
@@ -36,11 +39,19 @@ class Store(Protocol):
     def create(self) -> None:
         """Make the place ready for `publish`, and refuse one that does not let the first writer win; idempotent."""
 
-    def publish(self, key: str, write: Callable[[Path], None]) -> bool:
+    def publish(self, key: str, write: Write, *, settled: bool = True) -> bool:
         """Publish one file: True when the key is now what `write` wrote, False when another attempt was first.
 
         `write` gets the path of an empty local file and fills it; whatever it raises passes through, and nothing was
-        published. Raises StoreFull.
+        published. Without `settled` a power cut may still take the file away, whole, until a `commit` after its folder:
+        for what nothing counts on before. Raises StoreFull.
+        """
+
+    def commit(self, files: Sequence[tuple[str, Write]], *, after: str, seen: Callable[[], object]) -> bool:
+        """Publish files in their order, once all that anyone published directly in the folder `after` is durable.
+
+        `seen` is called as soon as all are seen; they are durable on return. True when the last one is what its `write`
+        wrote, False when another attempt was first. Raises StoreFull.
         """
 
     def exists(self, key: str) -> bool:
@@ -54,9 +65,6 @@ class Store(Protocol):
 
     def folders(self, folder: str) -> list[str]:
         """Names (not keys) of the folders directly in a folder ("": the root), sorted; none when there is none."""
-
-    def settle(self, folder: str) -> None:
-        """Make durable what other processes published directly in a folder: a key is seen before it is safe."""
 
     def remove(self, key: str) -> None:
         """Remove a published file; no error when it is gone. For maintenance alone: readers may hold the key."""

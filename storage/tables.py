@@ -128,6 +128,13 @@ PUBLISHED = (
         Column("machine", _TEXT, "hash of all its facts, 16 hexadecimal digits"),
         Column("fact", _TEXT, "python, torch, platform, sandbox_level or sandbox_reason"),
         Column("value", _TEXT, "what was found"))),
+    Table("changes", "one row per setting that was changed after the run began", (
+        _RUN, Column("stage", _INT, "training stage that the run stood in; 0: before training"),
+        Column("epoch", _INT, "newest epoch of the stage that was planned, from 0"),
+        Column("change", _INT, "which time settings were changed, from 1; its file in the run tells who and when"),
+        Column("policy_version", _INT, "newest policy version then, in updates since the base (base 0)"),
+        Column("setting", _TEXT, "the setting's place, such as guards.max_hours"),
+        Column("before", _TEXT, "its value before, as JSON"), Column("after", _TEXT, "its value since, as JSON"))),
     Table("decisions", "one row per candidate prompt and epoch: whether that epoch samples it, and why", (
         _RUN, _STAGE, Column("epoch", _INT, "the epoch that the decision builds"), _PROMPT, _DOMAIN, _DIFFICULTY,
         Column("keep", _BOOL, "whether the epoch samples the prompt"),

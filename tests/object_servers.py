@@ -75,7 +75,7 @@ def moto(directory: Path) -> Iterator[Environment]:
 @contextlib.contextmanager
 def seaweed(directory: Path) -> Iterator[Environment]:
     """SeaweedFS, a real object store. It knows one user."""
-    ports = iter(_free_ports(4))
+    ports = iter(free_ports(4))
     s3 = next(ports)
     given = environment(f"http://127.0.0.1:{s3}")
     options = {
@@ -162,7 +162,7 @@ def proxied(upstream: str) -> Iterator[Proxy]:
         proxy.server.server_close()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody uses now, and whose gRPC twin (+ 10,000) is free too."""
     with contextlib.ExitStack() as held:
         ports: list[int] = []

@@ -6,11 +6,17 @@ from typing import Annotated
 import typer
 
 from flows.commands.common import STORE, StoreOption, told_errors
+from flows.prefect_server import server_authentication
+
+LOOPBACK = "127.0.0.1"
 
 
 def serve(
     store: StoreOption = STORE,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the loopback for the API and the UI.")] = 4200,
+    host: Annotated[
+        str, typer.Option(help="This machine's address for the API and the UI; by default nobody else reaches it.")
+    ] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for the API and the UI.")] = 4200,
     file: Annotated[
         Path | None, typer.Option("--prefect-file", help="File to apply. [default: prefect.yaml of the source]")
     ] = None,
@@ -20,7 +26,13 @@ def serve(
         from flows.prefect_file import PREFECT_FILE
         from flows.serve import served
 
-        with served(file or PREFECT_FILE, store, port) as serving:
+        if host != LOOPBACK and server_authentication() is None:
+            typer.echo(
+                f"warning: whoever reaches {host} may start runs, and so programs as this user. Set "
+                "PREFECT_SERVER_API_AUTH_STRING, see docs/operations.md",
+                err=True,
+            )
+        with served(file or PREFECT_FILE, store, host, port) as serving:
             typer.echo(f"the UI is at {serving.url}; start runs there, or with")
             typer.echo(f"    PREFECT_API_URL={serving.url}/api srpo run SETTINGS --mode deployments --store {store}")
             for pool in serving.pools:

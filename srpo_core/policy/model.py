@@ -1,7 +1,7 @@
 """A policy on disk and in memory: a causal language model and its tokenizer, as transformers stores them."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def load_model(directory: Path, *, dtype: str = "float32", device: str = "cpu") 
     Raises PolicyError when the directory holds no whole model.
     """
     _require(directory, "config.json")
+    _refuse_pickled(directory)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, which the library's types do not say
             directory,
@@ -66,19 +67,37 @@ def load_weights(model: PreTrainedModel, directory: Path) -> None:
     """Put the weights stored in `directory` in the place of the model's. Raises PolicyError unless all fit."""
     try:
         weights = load_file(directory / "model.safetensors", device=str(model.device))
-        missing, unexpected = model.load_state_dict(weights, strict=False)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise PolicyError(f"{directory}: the weights cannot be loaded: {error}") from error
+    put_weights(model, weights, str(directory))
+
+
+def put_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], where: str) -> None:
+    """Copy `weights`, by name, into the model's. Raises PolicyError, naming `where` they are from, unless all fit."""
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise PolicyError(f"{where}: the weights cannot be loaded: {error}") from error
     # A weight that is tied to another is stored once: it is there when the other is.
     tied = {name for name in missing if model.config.tie_word_embeddings and name.startswith("lm_head.")}
     if set(missing) - tied or unexpected:
         lacking = ", ".join(sorted((set(missing) - tied) | set(unexpected)))
-        raise PolicyError(f"{directory}: the weights are not those of this model: {lacking} missing or unknown")
+        raise PolicyError(f"{where}: the weights are not those of this model: {lacking} missing or unknown")
 
 
 def _require(directory: Path, name: str) -> None:
     if not (directory / name).is_file():
         raise PolicyError(f"{directory} holds no policy: {name} is missing; give a directory that transformers wrote")
+
+
+def _refuse_pickled(directory: Path) -> None:
+    if (directory / "adapter_config.json").exists():
+        raise PolicyError(f"{directory} holds an adapter: give the directory of the whole model, adapter merged")
+    if not any(directory.glob("*.safetensors")) and (pickled := sorted(directory.glob("*.bin"))):
+        raise PolicyError(
+            f"{directory} has no model*.safetensors: {pickled[0].name} is pickled and may run code when it is read. "
+            "Convert it to safetensors where you trust it"
+        )
 
 
 def _refuse_unsupported(directory: Path, config: PreTrainedConfig) -> None:

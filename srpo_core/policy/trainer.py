@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -94,6 +94,16 @@ class Trainer:
         if (checkpoint / checkpoints.PROGRESS_FILE).exists() or checkpoints.has_optimizer(checkpoint):
             self.progress = checkpoints.load_progress(checkpoint)
             checkpoints.load_optimizer(checkpoint, self._model, self._optimizer, ranks=ranks)
+
+    def weights(self) -> Mapping[str, Tensor] | None:
+        """The present weights by name, not copied: they change with the next update.
+
+        None where they are whole on disk alone: merged with an adapter, or spread over several processes.
+        """
+        if self._settings.lora.rank is not None or self._ranks.size > 1:
+            return None
+        weights: Mapping[str, Tensor] = self._model.state_dict()
+        return weights
 
     def save(self, directory: Path) -> None:
         """Write the present version into `directory`, which the caller publishes."""

@@ -1,6 +1,6 @@
 """What the pipeline asks of any engine that samples completions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -9,6 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 FinishReason = Literal["stop", "length"]
+Tell = Callable[[int], None]
+"""Hears, from any thread, how many more completions were finished: for those who wait."""
+
+
+def unheard(_more: int) -> None:
+    """Nobody waits."""
 
 
 @dataclass(frozen=True)
@@ -46,5 +52,7 @@ class RolloutEngine(Protocol):
     def load(self, checkpoint: Path) -> None:
         """Serve the policy stored in `checkpoint`, a published policy version, from now on."""
 
-    def generate(self, groups: Sequence[PromptGroup], sampling: Sampling) -> list[list[Completion]]:
-        """One list of completions per group, in the order of its seeds."""
+    def generate(
+        self, groups: Sequence[PromptGroup], sampling: Sampling, tell: Tell = unheard
+    ) -> list[list[Completion]]:
+        """One list of completions per group, in the order of its seeds; `tell` hears how many are finished."""

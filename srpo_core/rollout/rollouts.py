@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from srpo_core.problems.problem import Problem
 from srpo_core.problems.templates import Template, render
-from srpo_core.rollout.engine import Completion, PromptGroup, RolloutEngine, Sampling
+from srpo_core.rollout.engine import Completion, PromptGroup, RolloutEngine, Sampling, Tell, unheard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,14 +39,18 @@ def sample_rollouts(
     seed_of: Callable[[Problem, int], int],
     sampling: Sampling,
     template: Template,
+    tell: Tell = unheard,
 ) -> list[Rollout]:
-    """`samples` rollouts of each problem, problem by problem; `seed_of(problem, sample)` seeds each."""
+    """`samples` rollouts of each problem, problem by problem; `seed_of(problem, sample)` seeds each.
+
+    `tell` hears how many completions are finished.
+    """
     groups = [
         PromptGroup(render(problem, template, tokenizer), [seed_of(problem, i) for i in range(samples)])
         for problem in problems
     ]
     rollouts = []
-    for problem, group, completions in zip(problems, groups, engine.generate(groups, sampling), strict=True):
+    for problem, group, completions in zip(problems, groups, engine.generate(groups, sampling, tell), strict=True):
         prompt = tokenizer.decode(list(group.prompt_token_ids))
         for sample, (seed, completion) in enumerate(zip(group.seeds, completions, strict=True)):
             text = completion_text(tokenizer, completion)

@@ -7,7 +7,7 @@ prompt is the beginning that all of them share. Not covered: sliding-window and 
 plain sequence of keys and values.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,12 @@ from srpo_core.policy.model import (
     load_model,
     load_tokenizer,
     load_weights,
+    put_weights,
     read_config,
     sampling_logits,
     unsampled_token_ids,
 )
-from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
+from srpo_core.rollout.engine import Completion, PromptGroup, Sampling, Tell, unheard
 from srpo_core.rollout.kv_cache import GroupCache
 from srpo_core.seeds import generator
 
@@ -57,13 +58,26 @@ class TransformersEngine:
         self._model = load_model(checkpoint, dtype=self._dtype, device=self._device)
         self._config = config
 
-    def generate(self, groups: Sequence[PromptGroup], sampling: Sampling) -> list[list[Completion]]:
+    @property
+    def has_policy(self) -> bool:
+        """Whether a policy was loaded."""
+        return self._model is not None
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Serve a copy of `weights`, by name: another version of what was loaded. Raises PolicyError unless all fit."""
+        if self._model is None:
+            raise RuntimeError("load a policy before taking the weights of another version")
+        put_weights(self._model, weights, "a policy in memory")
+
+    def generate(
+        self, groups: Sequence[PromptGroup], sampling: Sampling, tell: Tell = unheard
+    ) -> list[list[Completion]]:
         """One list of completions per group, in the order of its seeds; the same bits for the same groups."""
         if self._model is None:
             raise RuntimeError("load a policy before generating")
         completions: list[Completion] = []
         for batch in self._batches(groups):
-            completions += self._generate_batch(self._model, batch, sampling)
+            completions += self._generate_batch(self._model, batch, sampling, tell)
         in_order = iter(completions)
         return [[next(in_order) for _ in group.seeds] for group in groups]
 
@@ -84,7 +98,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _generate_batch(
-        self, model: PreTrainedModel, groups: Sequence[PromptGroup], sampling: Sampling
+        self, model: PreTrainedModel, groups: Sequence[PromptGroup], sampling: Sampling, tell: Tell
     ) -> list[Completion]:
         decoder = Decoder(model, [group.prompt_token_ids for group in groups])
         rows = _Rows([seed for group in groups for seed in group.seeds], sampling.max_new_tokens)
@@ -97,7 +111,9 @@ class TransformersEngine:
             drawn, logprobs = draw(logits, branch, rows.uniforms(active, step))
             ended = rows.record(active, step, drawn, logprobs, self._ends)
             if bool(ended.all()) or step + 1 == sampling.max_new_tokens:
+                tell(len(active))
                 break
+            tell(int(ended.sum()))
             active, branch, drawn = active[~ended], branch[~ended], drawn[~ended]
             children, branch = torch.unique(branch * logits.shape[-1] + drawn, return_inverse=True)
             decoder.keep_rows(children // logits.shape[-1])

@@ -23,7 +23,7 @@ import httpx
 
 from srpo_core.policy.model import end_token_ids, load_tokenizer, unsampled_token_ids
 from srpo_core.policy.probe import read_probe
-from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
+from srpo_core.rollout.engine import Completion, PromptGroup, Sampling, Tell, unheard
 from srpo_core.rollout.errors import EngineError
 from srpo_core.rollout.served import remove_copies, served_copy
 from srpo_core.rollout.vllm_pool import ServerPool
@@ -83,7 +83,9 @@ class VllmEngine:
         remove_copies(self._served, keep=keep)
         self._version = version
 
-    def generate(self, groups: Sequence[PromptGroup], sampling: Sampling) -> list[list[Completion]]:
+    def generate(
+        self, groups: Sequence[PromptGroup], sampling: Sampling, tell: Tell = unheard
+    ) -> list[list[Completion]]:
         """One list of completions per group, in the order of its seeds.
 
         Raises EngineUnavailableError when every server is gone and none comes back, StaleWeightsError when one comes
@@ -93,7 +95,7 @@ class VllmEngine:
             raise RuntimeError("load a policy before generating")
         _require_possible(sampling)
         asked = [group for group in groups if len(group.seeds)]
-        sample = partial(_sample, version=self._version, sampling=sampling, dialect=self._dialect)
+        sample = partial(_sample, version=self._version, sampling=sampling, dialect=self._dialect, tell=tell)
         answers = iter(self._loop.run(self._pool.run([partial(sample, group=group) for group in asked])))
         return [next(answers) if len(group.seeds) else [] for group in groups]
 
@@ -139,7 +141,7 @@ def _require_possible(sampling: Sampling) -> None:
 
 
 async def _sample(
-    server: VllmServer, *, group: PromptGroup, version: Version, sampling: Sampling, dialect: Dialect
+    server: VllmServer, *, group: PromptGroup, version: Version, sampling: Sampling, dialect: Dialect, tell: Tell
 ) -> list[Completion]:
     length = len(group.prompt_token_ids) + sampling.max_new_tokens
     if length > server.max_model_len:
@@ -148,7 +150,9 @@ async def _sample(
             f"the {server.max_model_len} tokens of {server.url}: start it with --max-model-len {length} or more"
         )
     answer = await server.generate(completion_request(group, sampling, dialect), version)
-    return read_completions(answer, group, sampling, dialect)
+    completions = read_completions(answer, group, sampling, dialect)
+    tell(len(completions))
+    return completions
 
 
 class _LoopThread:

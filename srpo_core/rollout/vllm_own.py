@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
+from srpo_core.rollout.engine import Completion, PromptGroup, Sampling, Tell, unheard
 from srpo_core.rollout.errors import EngineUnavailableError
 from srpo_core.rollout.served import served_copy
 from srpo_core.rollout.vllm import VllmEngine
@@ -37,10 +37,12 @@ class OwnVllmEngine:
         with self._lost_is_ended():
             self._running.load(checkpoint)
 
-    def generate(self, groups: Sequence[PromptGroup], sampling: Sampling) -> list[list[Completion]]:
+    def generate(
+        self, groups: Sequence[PromptGroup], sampling: Sampling, tell: Tell = unheard
+    ) -> list[list[Completion]]:
         """One list of completions per group, in the order of its seeds. Raises as `VllmEngine.generate`."""
         with self._lost_is_ended():
-            return self._running.generate(groups, sampling)
+            return self._running.generate(groups, sampling, tell)
 
     def sleep(self) -> None:
         """Free the server's memory until the next `load`; a server that is lost has none, and that starts another."""

@@ -1,6 +1,8 @@
 """What is measured on the held-out problems."""
 
-from srpo_core.settings.section import PositiveInt, Section
+from typing import Annotated
+
+from srpo_core.settings.section import MayChange, PositiveInt, Section
 
 
 class EvaluationSettings(Section):
@@ -8,5 +10,5 @@ class EvaluationSettings(Section):
 
     samples: PositiveInt = 4
     """Completions per held-out problem; pass@1 is their mean."""
-    every_epochs: PositiveInt = 1
+    every_epochs: Annotated[PositiveInt, MayChange.AHEAD] = 1
     """An evaluation follows every so many epochs, and each stage's last epoch always."""

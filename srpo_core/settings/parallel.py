@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from srpo_core.settings.section import PositiveInt, Section
+from srpo_core.settings.section import MayChange, PositiveInt, Section
 
 
 class ParallelSettings(Section):
@@ -13,11 +13,11 @@ class ParallelSettings(Section):
     More than one is started by torchrun and stays up for an epoch's steps. See docs/training.md.
     """
 
-    processes: PositiveInt = 1
+    processes: Annotated[PositiveInt, MayChange.ROUNDED] = 1
     """Processes on each machine: on GPUs one for each, on CPUs as many as are worth it."""
-    nodes: PositiveInt = 1
+    nodes: Annotated[PositiveInt, MayChange.ROUNDED] = 1
     """Machines. `srpo ranks RUN --node N` is started on every one but the first; all see the store at the same path."""
-    endpoint: Annotated[str, Field(pattern=r"^[^:\s]+:\d+$")] | None = None
+    endpoint: Annotated[Annotated[str, Field(pattern=r"^[^:\s]+:\d+$")] | None, MayChange.ALIKE] = None
     """host:port of the first machine, where the others meet it. Needed with more than one machine."""
 
     @property

@@ -1,8 +1,8 @@
 """The model that is trained."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from srpo_core.settings.section import PositiveInt, Section
+from srpo_core.settings.section import MayChange, PositiveInt, Section
 
 
 class PolicySettings(Section):
@@ -14,9 +14,9 @@ class PolicySettings(Section):
     docs/models.md."""
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id; null: its main branch."""
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Annotated[Literal["cpu", "cuda"], MayChange.ROUNDED] = "cpu"
     """Where the model is sampled and trained."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The type that rollouts are computed in; the update always works in float32."""
-    threads: PositiveInt = 1
+    threads: Annotated[PositiveInt, MayChange.ROUNDED] = 1
     """CPU threads of one operation. One is fastest for the lab's model; results repeat for an equal number only."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from srpo_core.settings.section import PositiveInt, Section
+from srpo_core.settings.section import MayChange, PositiveInt, Section
 
 
 class RewardSettings(Section):
@@ -30,7 +30,7 @@ class RewardSettings(Section):
 class VerifierSettings(Section):
     """The processes that judge answers, and their limits. The lab needs none of them."""
 
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0), MayChange.ALIKE] = 0
     """Processes of each kind at a time; 0 is one for each core that the run may use."""
     math_seconds: Annotated[float, Field(gt=0)] = 5.0
     """Wall-clock seconds of one comparison; a longer one is stopped and is not correct."""

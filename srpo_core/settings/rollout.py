@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from srpo_core.settings.section import PositiveInt, Section
+from srpo_core.settings.section import MayChange, PositiveInt, Section
 
 
 class RolloutSettings(Section):
@@ -18,7 +18,7 @@ class RolloutSettings(Section):
     """Longest completion, in tokens; a longer one is cut there and counted as truncated."""
     temperature: Annotated[float, Field(gt=0, le=4)] = 1.0
     """Divides the logits, in sampling and in the update alike."""
-    batch_rows: PositiveInt = 1024
+    batch_rows: Annotated[PositiveInt, MayChange.ROUNDED] = 1024
     """Completions decoded together, at most; bounds the memory of keys and values."""
     groups_per_shard: PositiveInt = 64
     """Groups (prompts) in one file of the history."""

@@ -4,22 +4,22 @@ from typing import Annotated
 
 from pydantic import Field
 
-from srpo_core.settings.section import PositiveInt, Section
+from srpo_core.settings.section import MayChange, PositiveInt, Section
 
 
 class StageSettings(Section):
     """Limits of one training stage."""
 
-    max_steps: PositiveInt
+    max_steps: Annotated[PositiveInt, MayChange.AHEAD]
     """The stage ends with the epoch in which this many steps are reached."""
 
 
 class TransitionSettings(Section):
     """When stage 1 has taught what it can."""
 
-    window: Annotated[int, Field(ge=2)] = 40
+    window: Annotated[int, Field(ge=2), MayChange.AHEAD] = 40
     """Steps over which the slope of the math accuracy is fitted."""
-    min_gain: Annotated[float, Field(ge=0)] = 0.01
+    min_gain: Annotated[float, Field(ge=0), MayChange.AHEAD] = 0.01
     """The accuracy is flat when its fitted gain over the window is below this."""
 
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from srpo_core.settings.lora import LoraSettings
 from srpo_core.settings.parallel import ParallelSettings
-from srpo_core.settings.section import Decay, PositiveInt, Section, Share
+from srpo_core.settings.section import Decay, MayChange, PositiveInt, Section, Share
 
 AdvantageKind = Literal["group_std", "group_mean", "leave_one_out", "batch_std", "batch_normalised"]
 PolicyLoss = Literal["clip", "gspo", "cispo"]
@@ -78,16 +78,16 @@ class UpdateSettings(Section):
     """Optimizer steps that share a step's groups between them."""
     passes: PositiveInt = 1
     """Times that a step's rollouts are gone through."""
-    micro_batch_tokens: PositiveInt = 4096
+    micro_batch_tokens: Annotated[PositiveInt, MayChange.ROUNDED] = 4096
     """Distinct tokens of one forward and backward; bounds the memory, never changes the gradient."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the model multiplies in, forward and backward; weights, their gradients and AdamW's moments stay float32."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, MayChange.ROUNDED] = False
     """Keep only what goes in between the layers, and compute each layer again in the backward pass: less memory for
     about a third more arithmetic, and the same gradient."""
     lora: LoraSettings = LoraSettings()
     parallel: ParallelSettings = ParallelSettings()
-    not_finite_limit: PositiveInt = 3
+    not_finite_limit: Annotated[PositiveInt, MayChange.ALIKE] = 3
     """An update whose loss, gradient or weights are not finite is left out; this many in a row end the run."""
 
     @model_validator(mode="after")

@@ -131,8 +131,9 @@ COMMENT ON COLUMN flips.wrong_completion IS 'first wrong completion of the earli
 COMMENT ON COLUMN flips.right_completion IS 'first correct completion of the next visit, as text';
 
 COMMENT ON VIEW staleness IS
-    'one row per step: policy version that sampled, version that its update started from, and their difference in updates (null: not updated yet)';
-COMMENT ON COLUMN staleness.sampled_by IS 'policy version that sampled the step, in updates since the base';
+    'one row per step and policy version that sampled rollouts of it (one, in a sound run): how many rollouts, the version that their update started from, and the difference in updates (null: not updated yet)';
+COMMENT ON COLUMN staleness.sampled_by IS 'policy version that sampled the rollouts, in updates since the base';
+COMMENT ON COLUMN staleness.rollouts IS 'rollouts of the step that this version sampled, a count';
 COMMENT ON COLUMN staleness.updated_by IS
     'policy version that its update started from, in updates since the base; null: not updated yet';
 COMMENT ON COLUMN staleness.staleness IS 'updated_by - sampled_by, in updates; null: not updated yet';

@@ -207,8 +207,9 @@ SELECT
     s.run, s.stage, s.epoch, s.step,
     s.policy_version AS sampled_by,
     p.version - 1 AS updated_by,
-    p.version - 1 - s.policy_version AS staleness
-FROM (SELECT run, stage, epoch, step, max(policy_version) AS policy_version FROM rollouts GROUP BY ALL) AS s
+    p.version - 1 - s.policy_version AS staleness,
+    s.rollouts
+FROM (SELECT run, stage, epoch, step, policy_version, count(*) AS rollouts FROM rollouts GROUP BY ALL) AS s
 LEFT JOIN policies AS p USING (run, stage, epoch, step);
 
 -- Macros that give rows. Call them with literals: from these DuckDB chooses the files to open, from a subquery it cannot.

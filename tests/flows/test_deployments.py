@@ -83,7 +83,7 @@ def _killed_silently(served: Served, name: str) -> FlowRun:
     about = ResourceSpecification({"prefect.resource.id": f"prefect.flow-run.{flow_run.id}"})
     trigger = dead.trigger.model_copy(update={"within": timedelta(seconds=10), "match": about})
     served.client.create_automation(dead.model_copy(update={"name": "quick", "trigger": trigger}))
-    served.until(name, "RUNNING")
+    served.until(name, "RUNNING", "CRASHED")
     served.kill_part("worker start --pool rollout-gpu")
     served.kill(flow_run)
     return flow_run

@@ -10,7 +10,9 @@ import pytest
 
 from flows import faults
 from flows.faults import STEP_RETRIES, is_transient, patiently
+from flows.outages import outliving_the_api
 from flows.runs import RunError
+from srpo_core.rollout.errors import EngineUnavailableError
 
 
 @contextmanager
@@ -82,3 +84,24 @@ def test_the_steps_of_rollout_and_update_are_tried_again_for_what_may_pass_alone
         assert step.retries == STEP_RETRIES["retries"]
         assert step.retry_condition_fn is faults.may_pass
         assert step.retry_jitter_factor
+
+
+def test_a_run_that_loses_the_api_goes_on_once_it_is_back() -> None:
+    with answering(503, 500, 200) as (url, given):
+        back = list[int]()
+        outliving_the_api(lambda: get(url), lambda: back.append(len(given)))
+        assert given == [503, 500, 200]
+        assert back == [1, 2]
+
+
+def test_a_run_ends_when_the_api_does_not_come_back_or_when_it_failed_for_another_reason() -> None:
+    def gone() -> None:
+        raise RunError("no API in ten minutes")
+
+    def lost_engines() -> None:
+        raise EngineUnavailableError("no engine: its own retries are over")
+
+    with pytest.raises(RunError):
+        outliving_the_api(lambda: get("http://127.0.0.1:9"), gone)
+    with pytest.raises(EngineUnavailableError):
+        outliving_the_api(lost_engines, lambda: None)

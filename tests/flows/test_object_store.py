@@ -10,6 +10,7 @@ from object_servers import BUCKET
 from pipeline_process import HERE, TINY, Pipeline, UndisturbedRun
 from test_resume import assert_same_run
 
+from flows.changes import begin_or_change
 from flows.runs import WrongUseError, create_run, open_history, open_run
 from srpo_core.config import Settings
 from srpo_core.settings_file import load_settings
@@ -80,8 +81,8 @@ def test_a_run_that_began_elsewhere_is_not_begun_anew(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/kept"
     run = create_run(tmp_path / "runs", "r1", settings(url))
     assert create_run(tmp_path / "runs", "r1", settings(url)).history.store.root == run.history.store.root
-    with pytest.raises(WrongUseError, match=r"began with other settings \(history\.url: 'file://"):
-        create_run(tmp_path / "runs", "r1", settings(f"{url}2"))
+    with pytest.raises(WrongUseError, match=r'began with other settings.*\n  history\.url: "file://'):
+        begin_or_change(tmp_path / "runs", "r1", settings(f"{url}2"), "me", print)
     assert not (tmp_path / "kept2").exists()
     problem = {"prompt_id": "0" * 16, "domain": "math", "difficulty": 1, "question": "?", "answer": "1"}
     run.history.publish("prompts", [problem | {"source": "lab", "split": "train"}], stage=0, epoch=0)

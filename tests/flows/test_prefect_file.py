@@ -1,5 +1,6 @@
 """prefect.yaml says what is there: flows, their parameters, pools, schedules that begin paused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def test_every_deployment_has_a_flow_that_takes_its_parameters_and_a_pool_with_h
         assert flow.name == deployment["name"]  # a run asks for FLOW/FLOW
 
 
+def test_every_flow_has_a_deployment() -> None:
+    flows = {
+        f"flows.{path.stem}.{name}"
+        for path in (ROOT / "flows").glob("*.py")
+        for name in re.findall(r"^@flow\(.*\)\ndef (\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert len(flows) >= len(STAGES)
+    assert {each["entrypoint"] for each in FILE["deployments"]} == flows
+
+
 def test_every_stage_has_a_deployment_and_orchestrators_share_no_pool_with_a_limit() -> None:
     pools = {each["name"]: each for each in FILE["pools"]}
     used = {each["name"]: each["work_pool"]["name"] for each in FILE["deployments"]}
@@ -57,9 +68,10 @@ def test_schedules_begin_paused() -> None:
     assert not any(each["active"] for each in schedules)
 
 
-def test_deployed_runs_have_their_stages_deployed() -> None:
+def test_deployed_runs_have_their_stages_deployed_in_the_store_that_was_named() -> None:
     (deployment,) = [each for each in FILE["deployments"] if each["name"] == "srpo"]
-    assert deployment["parameters"] == {"mode": "deployments"}
+    assert deployment["parameters"] == {"mode": "deployments", "request": {"store": "{{ $SRPO_STORE }}"}}
+    assert set(deployment["parameters"]["request"]) <= set(RunRequest.model_fields)
     assert deployment["parameters"]["mode"] in Mode.__args__
 
 
@@ -67,10 +79,15 @@ def test_the_form_has_bounds_and_every_field_is_explained() -> None:
     form = srpo.parameters.definitions["RunRequest"]
     assert form["properties"]["name"]["pattern"]
     assert all(field["description"] for field in form["properties"].values())
+    assert srpo.parameters.properties["mode"]["description"]
+    by_name, by_path, as_begun = form["properties"]["settings"]["anyOf"]
+    assert by_name["enum"] == sorted(path.stem for path in (ROOT / "configs").iterdir())
+    assert (by_path["pattern"], as_begun["type"]) == ("^/", "null")
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"name": "../up"}, {"store": "relative"}, {"setings": "demo"}, {"changes": ["a"] * 101}]
+    "wrong",
+    [{"name": "../up"}, {"store": "relative"}, {"setings": "demo"}, {"changes": ["a=1"] * 101}, {"changes": ["seed"]}],
 )
 def test_a_form_that_is_filled_in_wrongly_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from pipeline_process import TINY, Pipeline
 from safetensors.torch import load
-from test_resume import policies, tables
 
+from bench.chaos.checks import policies, tables
 from flows.runs import open_run
 
 pytestmark = pytest.mark.slow

@@ -5,13 +5,12 @@ import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pipeline_process import HERE, TINY, Pipeline, UndisturbedRun
 
+from bench.chaos.checks import policies, tables
 from flows.runs import Run, open_run
-from storage.tables import TABLES
 
 # In the order in which a run comes by them; the number says how often the moment comes before the kill.
 KILLS = [
@@ -26,23 +25,6 @@ KILLS = [
     ("while pruning", 1),
     ("at the transition", 1),
 ]
-
-
-def tables(run: Run) -> dict[str, list[Any]]:
-    """Every row of every table, but for measured times."""
-    history = run.history
-    every = {name: history.read(name).to_pylist() for name in TABLES if name != "rollouts"}
-    every["metrics"] = [
-        row for row in every["metrics"] if not row["name"].startswith(("timing_s/", "perf/", "step_time"))
-    ]
-    every["rollouts"] = history.sql("FROM trajectories ORDER BY stage, epoch, step, position").to_pylist()
-    return every
-
-
-def policies(run: Run) -> dict[str, bytes]:
-    """Every file of every policy version that is kept."""
-    root = run.directory / "policies"
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def assert_same_run(one: Run, other: Run) -> None:

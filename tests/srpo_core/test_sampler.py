@@ -129,6 +129,14 @@ def test_the_same_groups_again_give_the_same_bits(llama: Path, batch_rows: int) 
     assert bits[0] == bits[1] == bits[2]
 
 
+@pytest.mark.parametrize("batch_rows", [7, 1024])
+@pytest.mark.parametrize("max_new_tokens", [1, 30])
+def test_whoever_listens_hears_of_every_completion_once(llama: Path, batch_rows: int, max_new_tokens: int) -> None:
+    heard: list[int] = []
+    completions = engine_of(llama, batch_rows).generate(GROUPS, Sampling(1.0, max_new_tokens), heard.append)
+    assert sum(heard) == len(flat(completions))
+
+
 @pytest.mark.parametrize("batch_rows", [3, 16, 40])
 def test_no_more_rows_than_allowed_are_decoded_together(llama: Path, batch_rows: int) -> None:
     rows = []

@@ -95,6 +95,14 @@ def test_the_same_seeds_ask_for_the_same_completions_and_others_for_others(versi
     assert not same(first, one.generate(others, SAMPLING))
 
 
+def test_whoever_listens_hears_of_every_completion_once(versions, peer, engine) -> None:  # type: ignore[no-untyped-def]
+    one = engine(peer())
+    one.load(versions[0])
+    heard: list[int] = []
+    one.generate(GROUPS, SAMPLING, heard.append)
+    assert sorted(heard) == sorted(len(group.seeds) for group in GROUPS)
+
+
 def test_requests_are_spread_and_bounded(versions, peer, engine) -> None:  # type: ignore[no-untyped-def]
     peers = [peer(), peer()]
     one = engine(*peers, requests_per_server=2)

@@ -85,6 +85,8 @@ def fill(history: Any) -> None:
     history.publish("prompts", [{"prompt_id": p, "question": f"{p}?", **problem} for p in "abc"], stage=0, epoch=0)
     removed = {"steps": 1, "shards": 1, "rollouts": 2, "bytes": 1000}  # of stage 0, which has no steps: all is readable
     history.publish("pruned", [removed], stage=0, epoch=0)
+    change = {"change": 1, "policy_version": 0, "setting": "guards.max_hours", "before": "1.0", "after": "2.0"}
+    history.publish("changes", [change], stage=0, epoch=0)
     history.publish("machines", [{"machine": "0" * 16, "fact": "python", "value": "3.11"}], stage=0, epoch=0)
     for epoch, groups in enumerate([[wrong, [0.0, 1.0], wrong], [[1.0, 0.0], right, wrong]]):
         history.publish("decisions", [decision(p) for p in "abc"], stage=1, epoch=epoch)

@@ -80,6 +80,9 @@ class RankGroup:
         """As `Trainer.leave_out`."""
         return self._with_batch("leave_out", batch)
 
+    def weights(self) -> None:
+        """As `Trainer.weights`: no process here has them."""
+
     def save(self, directory: Path) -> None:
         """As `Trainer.save`: every process writes its share into `directory`."""
         self._do("save", directory=str(directory.absolute()))

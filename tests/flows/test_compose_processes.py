@@ -1,0 +1,130 @@
+"""The stack of docker-compose.yml for real: PostgreSQL, Redis, S3, migration, the API and the services apart, workers.
+
+What Docker itself does (images, networks, volumes, users, limits) is not tested.
+"""
+
+import base64
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from compose_file import SECRETS
+from compose_processes import Stack, composed, missing_programs
+from pipeline_process import HERE, Pipeline
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import Running
+from served_runs import eventually
+from test_resume import assert_same_run
+
+from flows.deploy import automations
+from flows.runs import open_run
+
+pytestmark = pytest.mark.deployed
+BRIEF = HERE / "brief.yaml"
+WORKERS = ("worker-cpu", "worker-rollout", "worker-train")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    if missing := missing_programs():
+        pytest.skip(f"NOT TESTED, docker-compose.yml as processes: apt-get install {' '.join(missing)}")
+    with composed(tmp_path_factory.mktemp("composed")) as stack:
+        for name in ("services", *WORKERS):
+            stack.start(name)
+        yield stack
+
+
+@contextmanager
+def client_of(stack: Stack) -> Iterator[SyncPrefectClient]:
+    """A client that knows the password."""
+    given = {PREFECT_API_URL: f"{stack.url}/api", PREFECT_API_AUTH_STRING: SECRETS["PREFECT_AUTH_STRING"]}
+    with temporary_settings(given), get_client(sync_client=True) as client:
+        yield client
+
+
+def test_a_run_on_the_composed_stack_ends_like_an_inline_one(
+    stack: Stack, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inline = pipeline.srpo("run", BRIEF, "--run-id", "brief", "--store", tmp_path)
+    assert inline.returncode == 0, inline.stderr
+    environment = stack.environment("worker-cpu")
+    begin = ("run", BRIEF, "--run-id", "brief", "--store", stack.store, "--mode", "deployments")
+    deployed = Pipeline(environment).srpo(*begin, "--set", "history.url=s3://history/runs")
+    assert deployed.returncode == 0, deployed.stderr + "".join(map(stack.log, WORKERS))
+    for name, value in environment.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    assert_same_run(open_run(stack.store, "brief"), open_run(tmp_path, "brief"))
+    assert not (stack.store / "brief" / "data").exists()  # it is in the bucket
+    with client_of(stack) as client:
+        runs = {each.name: each for each in client.read_flow_runs()}
+    assert len(runs) > len(WORKERS)
+    assert {each.state.type.value for each in runs.values() if each.state} == {"COMPLETED"}
+    assert {each.work_pool_name for each in runs.values()} == {"cpu", "rollout-gpu", "train-gpu"}
+    secrets = [value for name, value in SECRETS.items() if name != "POSTGRES_PASSWORD"]
+    told = "".join(path.read_text(errors="replace") for path in stack.store.parent.glob("*.log"))
+    assert not [secret for secret in (*secrets, SECRETS["POSTGRES_PASSWORD"]) if secret in told]
+
+
+def test_the_api_answers_nobody_without_the_password_but_says_that_it_lives(stack: Stack) -> None:
+    def status(path: str, password: str | None) -> int:
+        headers = {"Content-Type": "application/json"}
+        if password is not None:
+            headers["Authorization"] = f"Basic {base64.b64encode(password.encode()).decode()}"
+        request = urllib.request.Request(f"{stack.url}/api{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert status("/health", None) == 200
+    assert status("/admin/version", None) == status("/admin/version", "admin:wrong") == 401
+    assert status("/admin/version", SECRETS["PREFECT_AUTH_STRING"]) == 200
+    with urllib.request.urlopen(f"{stack.url}/ui-settings", timeout=60) as answer:
+        assert json.load(answer)["api_url"] == f"{stack.url}/api"
+
+
+def test_the_services_apart_crash_what_gives_no_sign_of_life(stack: Stack) -> None:
+    """An event goes from the API by Redis to the services, and the automation's action back: two processes."""
+    with client_of(stack) as client:
+        deployment = client.read_deployment_by_name("evaluate/evaluate")
+        dead, _ = automations()
+        trigger = dead.trigger.model_copy(
+            update={
+                "within": timedelta(seconds=10),
+                "after": {"prefect.flow-run.Running"},
+                "match": ResourceSpecification({"prefect.resource.name": "dead"}),
+            }
+        )
+        client.create_automation(dead.model_copy(update={"name": "quick", "trigger": trigger}))
+        made = client.create_flow_run_from_deployment(deployment.id, parameters={}, name="dead", state=Running())
+
+        def crashed() -> FlowRun | None:
+            run = client.read_flow_run(made.id)
+            return run if run.state is not None and run.state.is_crashed() else None
+
+        state = eventually(crashed).state
+    assert state is not None
+    assert "no sign of life" in (state.message or "")
+
+
+def test_workers_are_well_as_the_image_asks_them(stack: Stack) -> None:
+    for name in WORKERS:
+        stack.await_health(name)
+
+
+def test_deploying_wrote_nothing_beside_the_code(stack: Stack) -> None:
+    """The image's file system is read-only."""
+    assert stack.processes["deploy"].poll() == 0
+    assert not [path for path in (HERE.parents[1] / ".prefect", HERE.parents[1] / ".prefectignore") if path.exists()]
+    assert os.path.isdir(stack.store)
