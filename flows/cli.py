@@ -194,4 +194,4 @@ def _run_deployed(the_run: Run) -> None:
 
     flow_run = schedule(the_run)
     typer.echo(f"run {the_run.name} is trained by flow run {flow_run.id}; Ctrl-C ends the waiting, not the run")
-    follow(flow_run)
+    follow(the_run, flow_run)
