@@ -107,7 +107,7 @@ class EpochUpdates:
             publish_directory(directory, run.policy(version))
         self._trainer = trainer
 
-    def _offer(self, trainer: Trainer | RankGroup, version: int) -> None:
+    def _offer(self, trainer: "Trainer | RankGroup", version: int) -> None:
         """Let the next step be sampled while the checkpoint is written."""
         weights = trainer.weights()
         if weights is not None:
