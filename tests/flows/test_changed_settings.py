@@ -14,7 +14,7 @@ from flows.request import RunRequest, requested_run
 from flows.runs import Run, RunError, WrongUseError, create_run, open_run
 from flows.settings_log import read_changes
 from srpo_core.config import Settings
-from srpo_core.settings.differences import differences
+from srpo_core.settings.differences import differences, may_change
 from srpo_core.settings.section import Section
 from srpo_core.settings_file import SettingsError, load_settings, with_values
 from srpo_core.settings_reference import sections_of
@@ -154,6 +154,31 @@ def places(section: type[Section] = Settings, prefix: str = "") -> list[str]:
 
 def test_every_setting_has_another_value_here() -> None:
     assert sorted(set(OTHERS) - {"problems"}) == sorted(places())
+
+
+# A setting that is none of these decides about rows: a mark that is set by mistake turns the test below red.
+MAY_CHANGE = """
+    keep_policies keep_policies_every policy.device policy.threads rollout.batch_rows engine.urls engine.python
+    engine.port engine.arguments engine.environment engine.start_seconds engine.sleep engine.requests_per_server
+    engine.request_seconds engine.patience_seconds engine.tolerance verifiers.workers update.micro_batch_tokens
+    update.gradient_checkpointing update.parallel.processes update.parallel.nodes update.parallel.endpoint
+    update.not_finite_limit stages.math.max_steps stages.math_and_code.max_steps stages.transition.window
+    stages.transition.min_gain evaluation.every_epochs guards.min_free_gb guards.max_tokens guards.max_hours
+"""
+
+
+def marked(section: type[Section] = Settings, prefix: str = "") -> list[str]:
+    """Every setting that says it may change, in every kind of section."""
+    found = []
+    for name, field in section.model_fields.items():
+        found += [prefix + name] if may_change(field.metadata) else []
+        for inner in sections_of(field).values():
+            found += marked(inner, f"{prefix}{name}.")
+    return found
+
+
+def test_no_other_setting_may_change_than_is_known_here() -> None:
+    assert sorted(marked()) == sorted(MAY_CHANGE.split())
 
 
 @pytest.fixture(scope="module")
