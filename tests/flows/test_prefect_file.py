@@ -96,22 +96,24 @@ def test_a_form_that_is_filled_in_wrongly_is_refused(wrong: dict[str, Any]) -> N
 
 def test_settings_that_are_not_there_are_answered_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(WrongUseError, match="demo"):
-        requested_run(RunRequest(name="r1", store=str(tmp_path), settings="nope"), again=False)
+        requested_run(RunRequest(name="r1", store=str(tmp_path), settings="nope"), by="a test", again=False)
 
 
 def test_a_retried_request_goes_on_with_the_settings_that_the_run_began_with(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("seed: 1\n")
     request = RunRequest(name="r1", store=str(tmp_path), settings=str(file))
-    requested_run(request, again=False)
+    requested_run(request, by="a test", again=False)
     file.write_text("seed: 2\n")
-    assert requested_run(request, again=True).settings.seed == 1
+    assert requested_run(request, by="a test", again=True).settings.seed == 1
     with pytest.raises(WrongUseError, match="seed"):
-        requested_run(request, again=False)
+        requested_run(request, by="a test", again=False)
 
 
 def test_a_stage_can_be_asked_for_from_anywhere_by_its_parameters(tmp_path: Path) -> None:
-    run = requested_run(RunRequest(name="r1", store=str(tmp_path), changes=["problems.train=2"]), again=False)
+    run = requested_run(
+        RunRequest(name="r1", store=str(tmp_path), changes=["problems.train=2"]), by="a test", again=False
+    )
     for name in sorted(STAGES):
         flow = load_flow_from_entrypoint(f"flows.{name}.{name}")
         place = {each: 1 for each in flow.parameters.properties if each not in {"store", "run"}}
