@@ -8,7 +8,7 @@ import torch
 
 from flows import together
 from flows.handover import Handover
-from flows.together import StageStoppedError, present_handover, run_together, tell_company, wait_until
+from flows.together import StageStoppedError, present_handover, run_together, stage_begins, tell_company, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -21,11 +21,13 @@ def test_news_wakes_a_stage_that_waits_without_a_poll() -> None:
     said: list[str] = []
 
     def one() -> None:
+        stage_begins()
         said.append("first")
         tell_company()
         wait_until(lambda: "second" in said)
 
     def other() -> None:
+        stage_begins()
         wait_until(lambda: "first" in said)
         said.append("second")
         tell_company()
@@ -38,6 +40,7 @@ def test_a_stage_that_fails_wakes_the_one_that_waits_for_it() -> None:
     ended: list[str] = []
 
     def waiting() -> None:
+        stage_begins()
         try:
             wait_until(lambda: False)
         except StageStoppedError:
@@ -45,6 +48,7 @@ def test_a_stage_that_fails_wakes_the_one_that_waits_for_it() -> None:
             raise
 
     def failing() -> None:
+        stage_begins()
         raise ValueError("on purpose")
 
     with pytest.raises(ValueError, match="on purpose"):
@@ -56,10 +60,12 @@ def test_stages_of_one_company_hand_weights_over_and_nobody_else_does() -> None:
     taken: list[float] = []
 
     def update() -> None:
+        stage_begins()
         present_handover().offer(3, {"w": torch.ones(1)})
         tell_company()
 
     def rollout() -> None:
+        stage_begins()
         wait_until(lambda: present_handover().offers(3))
         with present_handover().weights(3) as weights:
             taken.extend([] if weights is None else weights["w"].tolist())
