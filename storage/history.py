@@ -18,6 +18,7 @@ ever rewritten, and nothing here knows the time: a resumed run's tables equal an
 import hashlib
 import json
 import re
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -57,6 +58,8 @@ class RunHistory:
     @cached_property
     def _views(self) -> duckdb.DuckDBPyConnection:
         """The views, made once: each query looks anew at which files there are."""
+        # A connection that outlives the interpreter makes DuckDB's bindings print leak warnings.
+        weakref.finalize(self, vars(self).pop, "_views", None)
         return connect(self.store, comments=False)
 
     @property
