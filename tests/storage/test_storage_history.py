@@ -272,7 +272,7 @@ def test_wrong_names_are_refused(history: RunHistory) -> None:
             history.publish("decisions", [], stage=1, epoch=0, name=name)
     with pytest.raises(StoreError, match=r"no table 'rollouts'.*write_shard"):
         history.read("rollouts")
-    with pytest.raises(StoreError, match="no table 'decision': the tables are prompts, machines, decisions"):
+    with pytest.raises(StoreError, match="no table 'decision': the tables are prompts, machines, changes, decisions"):
         history.has("decision", stage=0, epoch=0)
     with pytest.raises(StoreError, match="count from 0"):
         history.publish("decisions", [], stage=1, epoch=-1)
