@@ -1,6 +1,8 @@
 """The `srpo` command: exit status 0 when all went well, 1 when something failed, 2 when it was used wrongly."""
 
+import os
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.changes import begin_or_change, change_run, this_person
-from flows.commands.common import STORE, Mode, ModeOption, RunArgument, SetOption, StoreOption, told_errors
+from flows.commands.common import FAILED, STORE, Mode, ModeOption, RunArgument, SetOption, StoreOption, told_errors
 from flows.commands.data import app as data
 from flows.commands.deploy import deploy
 from flows.commands.doctor import doctor
@@ -132,7 +134,20 @@ def main() -> None:
     """Entry point of the command."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: with a message, and resumable
     quiet_prefect()
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        _leave(ended.code)
+        raise
+
+
+def _leave(status: object) -> None:
+    """End at once if a stage is still at work, as after a second Ctrl-C: the interpreter must not end under it."""
+    together = sys.modules.get("flows.together")
+    if together is not None and together.stages_at_work():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else FAILED)
 
 
 def _train(the_run: Run, mode: Mode) -> None:
@@ -179,4 +194,4 @@ def _run_deployed(the_run: Run) -> None:
 
     flow_run = schedule(the_run)
     typer.echo(f"run {the_run.name} is trained by flow run {flow_run.id}; Ctrl-C ends the waiting, not the run")
-    follow(flow_run)
+    follow(the_run, flow_run)

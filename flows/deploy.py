@@ -42,8 +42,9 @@ def deploy(file: Path, store: Path) -> Iterator[str]:
 
 def automations() -> list[AutomationCore]:
     """What marks flow runs as crashed that no process works on any more, so that they can be retried."""
-    # A heartbeat comes every 30 s (prefect.yaml): three are missing then.
-    dead = _crash("srpo: crash flow runs whose process died", after={"heartbeat"}, expect={"heartbeat"}, seconds=90)
+    # A heartbeat comes every 30 s (prefect.yaml): three are missing then, or the first one has never come.
+    signs = {"heartbeat"}
+    dead = _crash("srpo: crash flow runs whose process died", after={"Running", *signs}, expect=signs, seconds=90)
     # A worker that dies between taking a flow run and starting its process leaves it as pending.
     stuck = _crash("srpo: crash flow runs that do not start", after={"Pending"}, expect={"Running"}, seconds=600)
     return [dead, stuck]

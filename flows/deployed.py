@@ -43,7 +43,7 @@ def run_deployed(*stages: Stage) -> None:
     Raises RunError when one fails, StageStoppedError when one was cancelled; the others are cancelled then.
     """
     with get_client(sync_client=True) as client:
-        children = [_Child(client, stage) for stage in stages if not stage.is_done()]
+        children = [Child(client, stage) for stage in stages if not stage.is_done()]
         try:
             for before, child in zip([None, *children], children, strict=False):
                 # Each has its place on its pool before the next asks for one: two runs that each hold one pool and
@@ -117,26 +117,31 @@ class Followed:
         self._begun_before, self._again = self.flow_run.run_count, self._again + 1
 
 
-class _Child:
+class Child:
     """The flow run of one stage."""
 
-    def __init__(self, client: SyncPrefectClient, stage: Stage) -> None:
+    def __init__(self, client: SyncPrefectClient, stage: Stage, followed: Followed | None = None) -> None:
+        """Of a `stage` that is to begin, or one whose flow run is `followed` already."""
         self._client = client
         self.stage = stage
         self._mine = False  # whether the attempt that goes on is one that this orchestrator asked for
-        self._followed: Followed | None = None
+        self._doubted = False  # whether it was told dead while it was at work
+        self._followed = followed
 
     @property
     def followed(self) -> Followed:
+        """Its flow run, once it was begun."""
         assert self._followed is not None
         return self._followed
 
     @property
     def state(self) -> State[Any]:
+        """Its flow run's state when it was last looked at."""
         return self.followed.state
 
     @property
     def name(self) -> str:
+        """Its flow run's name in the UI."""
         return self.followed.name
 
     def begin(self) -> None:
@@ -152,14 +157,29 @@ class _Child:
         )
         self._followed = Followed(self._client, flow_run)
         self._mine = self.state.is_scheduled()
-        if self.state.is_final():
+        if self.has_ended:
             self._begin_again()
 
     def refresh(self) -> None:
         """Read the state anew; what a former orchestrator's attempt left undone when it ended is begun again."""
         self.followed.refresh()
-        if self.state.is_final() and not self._mine and not self.stage.is_done():
+        if self.has_ended and not self._mine and not self.stage.is_done():
             self._begin_again()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its attempt is over: one that was told dead, since nothing was heard of it, may be at work still."""
+        if self.state.is_crashed() and self.stage.run.is_at_work(self.stage.flow.name):
+            if not self._doubted:
+                announce(f"{self.name} is told dead, and its process is at work: waiting for its end")
+            self._doubted = True
+            return False
+        return self.state.is_final()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended otherwise than Completed."""
+        return self.has_ended and not self.state.is_completed()
 
     def wait_for_a_worker(self) -> None:
         """Return once a worker took the flow run, which holds its place on the work pool from then on."""
@@ -177,15 +197,15 @@ class _Child:
         self.followed.begin_again()
 
 
-def _wait_for_all(children: Sequence[_Child]) -> None:
-    while any(not child.state.is_final() for child in children):
+def _wait_for_all(children: Sequence[Child]) -> None:
+    while any(not child.has_ended for child in children):
         time.sleep(POLL_SECONDS)
         for child in children:
             child.refresh()
-        if any(_failed(child) for child in children):
+        if any(child.has_failed for child in children):
             for child in children:
                 child.cancel()
-    bad = [child for child in children if _failed(child)]
+    bad = [child for child in children if child.has_failed]
     failed = [child for child in bad if not child.state.is_cancelled()]
     if failed:
         first = min(failed, key=lambda child: child.state.timestamp)
@@ -194,10 +214,6 @@ def _wait_for_all(children: Sequence[_Child]) -> None:
         raise StageStoppedError
     if left := [child for child in children if not child.stage.is_done()]:
         raise RunError(f"{left[0].name} ended Completed, and its work is not committed where this process looks")
-
-
-def _failed(child: _Child) -> bool:
-    return child.state.is_final() and not child.state.is_completed()
 
 
 def _name(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> str:

@@ -32,12 +32,13 @@ def schedule(run: Run) -> FlowRun:
     return ask_for(DEPLOYMENT, parameters=parameters, flow_run_name=run.name, tags=run_tags(run))
 
 
-def follow(flow_run: FlowRun) -> None:
-    """Tell what its stages say until the flow run has completed. Raises RunError when it ends otherwise."""
+def follow(run: Run, flow_run: FlowRun) -> None:
+    """Tell what its stages say until the run's flow run has completed. Raises RunError when it ends otherwise."""
     with get_client(sync_client=True) as client:
         followed, lines = Followed(client, flow_run), StageLines(client)
         lines.tell_new(flow_run)
-        while not followed.state.is_final():
+        # One that was told dead, since nothing was heard of it for a while, holds the run as long as it lives.
+        while not followed.state.is_final() or (followed.state.is_crashed() and run.is_locked):
             time.sleep(POLL_SECONDS)
             followed.refresh()
             lines.tell_new(followed.flow_run)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
@@ -76,10 +77,12 @@ class EpochSampling:
         self._progress.reach_step(step)
         while prompts := rounds.next_round():
             for first in range(0, len(prompts), shard_size):
+                rows = None
                 if not history.has_shard(plan.stage, plan.epoch, step, shards):
-                    self._write_shard(step, shards, prompts[first : first + shard_size], rounds, stopwatch)
-                # Read back even if just written: another attempt's shard may have been first.
-                rows = history.read_shard(plan.stage, plan.epoch, step, shards, ["prompt_id", "accuracy"])
+                    check_stop()  # between shards nothing is lost, and a step may have hours of them
+                    rows = self._write_shard(step, shards, prompts[first : first + shard_size], rounds, stopwatch)
+                if rows is None:
+                    rows = history.read_shard(plan.stage, plan.epoch, step, shards, ["prompt_id", "accuracy"])
                 rounds.record(informative_groups(rows))
                 self._progress.reach_step(step, rounds.groups * self._run.settings.rollout.group_size)
                 shards += 1
@@ -115,7 +118,8 @@ class EpochSampling:
 
     def _write_shard(
         self, step: int, shard: int, prompts: Sequence[str], rounds: StepRounds, stopwatch: Stopwatch
-    ) -> None:
+    ) -> pa.Table | None:
+        """Sample and publish one shard: its rows, or None when another attempt's was first, which then stands."""
         plan, version = self._plan, self._version(step)
         with stopwatch.measure("load"):
             self._load(version)
@@ -126,7 +130,8 @@ class EpochSampling:
             first_position = rounds.groups * self._run.settings.rollout.group_size
             table = shard_table(graded, first_position=first_position, policy_version=version)
             table = mark_used(table, rounds.used(informative_groups(table)))
-            self._run.history.write_shard(plan.stage, plan.epoch, step, shard, table)
+            mine = self._run.history.write_shard(plan.stage, plan.epoch, step, shard, table)
+        return table if mine else None
 
     def _load(self, version: int) -> None:
         """Sample from `version` from now on: as the update has it in memory, or as it is published."""

@@ -92,6 +92,11 @@ class Run:
         with self._locked(f".lock-{kind}", wait):
             yield
 
+    def is_at_work(self, kind: str) -> bool:
+        """Whether some process holds this kind of work of the run."""
+        with self._try_lock(f".lock-{kind}") as mine:
+            return not mine
+
     def _refuse(self) -> None:
         raise RunError(f"run {self.name} is held by another process; wait for it or stop it")
 

@@ -9,8 +9,10 @@ from flows.stages import MATH, MATH_AND_CODE
 
 State = Literal["running", "stopped", "finished"]
 
-# Kinds of work in the order they are told; what an epoch's wall time holds beside them is orchestration.
-KINDS = ("generate", "grade", "update", "evaluate", "load", "store", "checkpoint")
+# Kinds of work in the order they are told. What an epoch's wall time holds beside the first is orchestration; the
+# others are a part of that, or go on beside the work.
+_WORK = ("generate", "grade", "update", "evaluate")
+KINDS = (*_WORK, "load", "store", "checkpoint")
 
 _TOTALS = """
     SELECT stage, count(DISTINCT epoch) AS epochs, count(DISTINCT (epoch, step)) AS steps, count(*) AS rollouts,
@@ -100,11 +102,11 @@ def _state(run: Run) -> State:
 
 
 def _seconds(run: Run) -> dict[str, float]:
-    """Seconds by kind of work; what the epochs took beside the measured work is orchestration."""
+    """Seconds by kind of work; what the epochs took beside generation, grading and learning is orchestration."""
     rows = {row["name"].removeprefix("timing_s/"): row for row in run.history.sql(_SECONDS).to_pylist()}
     seconds = {kind: rows[kind]["seconds"] for kind in KINDS if kind in rows}
     if "wall" in rows:
-        measured = sum(rows[kind]["in_epochs"] for kind in seconds)
+        measured = sum(rows[kind]["in_epochs"] for kind in _WORK if kind in rows)
         seconds["orchestration"] = max(0.0, rows["wall"]["seconds"] - measured)
         seconds["wall"] = rows["wall"]["seconds"]
     return {kind: round(value, 3) for kind, value in seconds.items()}

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 
 from flows.handover import Handover
+from flows.progress import announce
 
 POLL_SECONDS = 0.01
 POLL_IN_COMPANY_SECONDS = 0.25  # news wakes who waits; this is for what another process commits
-GRACE_SECONDS = 30.0
+STAGE_THREAD = "stage of the run"
 
 
 class StageStoppedError(Exception):
@@ -113,10 +115,17 @@ def present_handover() -> Handover:
     return Handover() if company is None else company.handover
 
 
+def stages_at_work() -> bool:
+    """Whether a stage of this process has not ended yet."""
+    return any(thread.name == STAGE_THREAD for thread in threading.enumerate())
+
+
 def run_together(*stages: Callable[[], object]) -> None:
     """Run stages at the same time, each in a thread and a child flow run of the present one.
 
-    When one fails, or this thread is interrupted, the others stop at their next step. Raises what the first raised.
+    When one fails, or this thread is interrupted, the others stop at their next step, which is waited for: a step may
+    take minutes, and what it has done would be lost. Raises what the first raised, KeyboardInterrupt at once when it
+    comes again meanwhile.
     They begin one after the other: flow runs that begin at the same moment collide in Prefect's SQLite database,
     which costs seconds.
     """
@@ -139,16 +148,20 @@ def run_together(*stages: Callable[[], object]) -> None:
             company.begun.clear()
             ended.append(threading.Event())
             context = contextvars.copy_context()
-            threading.Thread(target=context.run, args=(run, stage, ended[-1]), daemon=True).start()
+            work = partial(context.run, run, stage, ended[-1])
+            threading.Thread(target=work, name=STAGE_THREAD, daemon=True).start()
             company.begun.wait()
         # Events, not Thread.join: a join that a signal interrupts takes the thread for ended (Python 3.11).
         for end in ended:
             end.wait()
     finally:
         company.end()  # all have ended, or must
-        deadline = time.monotonic() + GRACE_SECONDS
-        for end in ended:
-            end.wait(max(0.0, deadline - time.monotonic()))
         _COMPANY.reset(token)
+        if not all(end.is_set() for end in ended):
+            announce(
+                "stopping: the step under way is finished first; Ctrl-C again ends at once, and loses no more than it"
+            )
+        for end in ended:
+            end.wait()
     if company.errors:
         raise company.errors[0]

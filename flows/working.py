@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext, TagsContext
 
@@ -76,8 +75,8 @@ class _Watch:
 
     def __init__(self, run: Run, flow_run: FlowRun, partner: str | None) -> None:
         place = {name: value for name, value in flow_run.parameters.items() if name not in {"store", "run"}}
-        self._flow_run: UUID = flow_run.id
-        self._partner = None if partner is None else stage_key(run.directory, partner, place)
+        self._run, self._flow_run, self._partner = run, flow_run.id, partner
+        self._partner_key = "" if partner is None else stage_key(run.directory, partner, place)
         self._began, self._next = datetime.now(UTC), time.monotonic() + _WATCH_SECONDS
 
     def __call__(self) -> bool:
@@ -87,13 +86,19 @@ class _Watch:
         try:
             with get_client(sync_client=True) as client:
                 state = client.read_flow_run(self._flow_run).state
-                if state is not None and (state.is_cancelling() or state.is_final()):
+                # One that was told dead, by who heard nothing of it for a while, lives all the same.
+                if state is not None and (state.is_cancelling() or (state.is_final() and not state.is_crashed())):
                     return True
-                return self._partner is not None and ended_badly_since(client, self._partner, self._began)
+                return self._partner_ended_badly(client)
         except Exception as error:
             if not is_transient(error):
                 raise
             return False  # an API that does not answer stops nobody: asked again in a while
+
+    def _partner_ended_badly(self, client: SyncPrefectClient) -> bool:
+        if self._partner is None or not ended_badly_since(client, self._partner_key, self._began):
+            return False
+        return not self._run.is_at_work(self._partner)
 
 
 def _bring_back_orchestrator(run: Run) -> None:

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from importlib.resources import files as package_files
 
 import duckdb
+import pyarrow as pa
 
 from storage.files import StoreError
 from storage.queries import literal
 from storage.stores import Store
-from storage.tables import INDEX, PUBLISHED, SHARDS, Table
+from storage.tables import INDEX, PUBLISHED, SHARDS, TABLES, Table
 
 SEED = "empty.parquet"  # the zero-row file of every table: a view over a glob without files cannot be made
 COMPACTED = "compacted"  # where a finished epoch's rows of all its index files lie once more, in one file
 _COMPACTED_KEY = re.compile(r".*\brun=([^/]+)/stage=(\d+)/epoch=(\d+)/[^/]+")
 _HIVE = {"run": "VARCHAR", "stage": "BIGINT", "epoch": "BIGINT", "step": "BIGINT"}
+_TYPES = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.float64(): "DOUBLE", pa.bool_(): "BOOLEAN"}
 _MADE_OF_TABLES = ("macros.sql", "views.sql", "transition.sql")
 
 
@@ -26,9 +28,15 @@ def make_views(connection: duckdb.DuckDBPyConnection, store: Store, *, comments:
     """
     folders = run_folders(store)
     root = store.pattern if folders == [""] else f"{store.pattern}/*"
-    connection.execute(";\n".join(_table(table, _seeds(root, table)) for table in _TABLES))
+    # A run that an earlier version began has no files of a table that came later, until it goes on.
+    later = {table.name for table in PUBLISHED} - {
+        each for folder in folders for each in store.folders(f"{folder}tables")
+    }
+    nothing = {name: _no_rows(table) for name, table in TABLES.items() if name in later}
+    seeds = {table.name: nothing.get(table.name) or _seeds(root, table) for table in _TABLES}
+    connection.execute(";\n".join(_table(table, seeds[table.name]) for table in _TABLES))
     connection.execute(";\n".join(map(_text, _MADE_OF_TABLES)))
-    everything = {table.name: _files(root, table) for table in _TABLES}
+    everything = {table.name: _files(root, table) for table in _TABLES} | nothing
     everything[INDEX.name] = _with_compacted(everything[INDEX.name], store, folders)
     connection.execute(";\n".join(_table(table, everything[table.name]) for table in _TABLES))
     if comments:
@@ -90,6 +98,12 @@ def _files(root: str, table: Table) -> str:
     """The rows of all files of a table."""
     folders = "/".join(f"{key}=*" for key in _path_keys(table))
     return _scan(table, [f"{root}/{_place(table)}/{folders}/*.parquet"])
+
+
+def _no_rows(table: Table) -> str:
+    """The rows of a table without files: none, of its types."""
+    columns = ", ".join(f"NULL::{_TYPES[column.type]} AS {column.name}" for column in table.columns)
+    return f"SELECT {columns} WHERE false"
 
 
 def _scan(table: Table, patterns: Sequence[str]) -> str:

@@ -94,7 +94,9 @@ def test_there_is_a_worker_for_every_pool_and_gpus_for_those_that_are_named_so(s
     without = services(FILE, WITHOUT_GPU)
     for pool, worker in workers.items():
         devices = worker.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
-        assert bool(devices) == pool.endswith("-gpu")
+        numbers = {"rollout-gpu": "0", "train-gpu": "1"}
+        gpu = {"driver": "nvidia", "device_ids": [numbers.get(pool)], "capabilities": ["gpu"]}
+        assert devices == ([gpu] if pool.endswith("-gpu") else [])
         assert {each["target"] for each in worker["volumes"]} == {"/store", "/cache"}
     assert "capabilities" not in json.dumps(without)
 

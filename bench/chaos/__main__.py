@@ -24,10 +24,11 @@ def main() -> None:
     command = parser(str(__doc__).partition("\n")[0])
     command.add_argument("--kills", type=int, default=200, help="how many, over as many runs as it takes [200]")
     command.add_argument("--seed", type=int, default=0, help="what the moments and the victims are drawn from [0]")
-    command.add_argument("--mode", choices=("inline", "deployments", "both"), default="both")
+    command.add_argument("--mode", choices=("inline", "deployments", "both"), help="[both; inline if --quick]")
     command.add_argument("--settings", type=Path, default=_SETTINGS, help="of the run [tests/flows/tiny.yaml]")
     asked = command.parse_args()
-    modes = ("inline", "deployments") if asked.mode == "both" else (asked.mode,)
+    mode = asked.mode or ("inline" if asked.quick else "both")
+    modes = ("inline", "deployments") if mode == "both" else (mode,)
     kills, per_run = (6, {"inline": 6, "deployments": 2}) if asked.quick else (asked.kills, _PER_RUN)
     directory = Path(tempfile.mkdtemp(prefix="srpo-chaos-"))
     references = {mode: reference(directory / f"undisturbed-{mode}", asked.settings, mode) for mode in modes}
@@ -47,6 +48,7 @@ def figures(results: list[Result], references: dict[str, Reference]) -> list[Fig
     """What was done, what must be zero, and what a kill costs."""
     kills = [kill for result in results for kill in result.outcome.kills]
     victims = Counter(kill.victim for kill in kills)
+    ways = Counter(way for result in results for way in result.outcome.resumed)
 
     def none(name: str, of: Callable[[Result], list[str]]) -> Figure:
         count = sum(len(of(result)) for result in results)
@@ -57,6 +59,7 @@ def figures(results: list[Result], references: dict[str, Reference]) -> list[Fig
         Figure("kills", len(kills), ""),
         *(Figure(f"kills of the {victim}", count, "") for victim, count in sorted(victims.items())),
         Figure("kills after which the run went on by itself", sum(kill.survived for kill in kills), ""),
+        *(Figure(f"gone on with by `{way}`", count, "") for way, count in sorted(ways.items())),
         Figure("runs equal to the undisturbed one / all", equal, "", len(results), "all", equal == len(results)),
         none("steps missing", lambda result: result.missing),
         none("steps trained twice", lambda result: result.repeated),

@@ -33,6 +33,7 @@ from flows.status import is_finished
 PATIENCE_SECONDS = 300.0  # three minutes until what nobody watches any more is crashed, on a busy machine
 _END_SECONDS = 60.0
 _LONGEST_OUTAGE_SECONDS = 5.0
+_PRESSES = 6  # a worker tells of a death twice: what was begun again in between ends once more
 _POLL_SECONDS = 0.5  # of the API; files are looked at far more often
 _WAYS: tuple[Resume, ...] = ("prefect flow-run retry", "API", "srpo resume")
 
@@ -109,8 +110,8 @@ class DeployedRun:
         found = self._find()
         return found if found is not None and found.state is not None and found.state.is_final() else None
 
-    def _until(self, ready: Callable[[], object]) -> bool:
-        """Whether `ready()` came before the run's end. `ready` looks at files or processes, which costs nothing."""
+    def _until(self, ready: Callable[[], object], *, every: float = 0.01) -> bool:
+        """Whether `ready()`, looked at so often, came before the run's end."""
         deadline, asked = time.monotonic() + PATIENCE_SECONDS, 0.0
         while not ready():
             if time.monotonic() - asked > _POLL_SECONDS:
@@ -120,7 +121,7 @@ class DeployedRun:
             if time.monotonic() > deadline:
                 self.outcome.faults.append(f"nothing came of it in {PATIENCE_SECONDS:.0f} s: {self._states()}")
                 return False
-            time.sleep(0.01)
+            time.sleep(every)
         return True
 
     def _await(self, moment: Moment) -> bool:
@@ -146,7 +147,7 @@ class DeployedRun:
             survived = self._until(lambda: len(published(self._directory)) > count)
             flow_run = None
         else:
-            survived = self._until(lambda: self._is_completed(struck))
+            survived = self._until(lambda: self._is_completed(struck), every=_POLL_SECONDS)
             flow_run = struck if blow.victim == "stage" else None
         where = str(newest.relative_to(self._directory))
         self.outcome.kills.append(Kill(blow.victim, blow.moment.where, where, survived))
@@ -161,10 +162,10 @@ class DeployedRun:
             victim.kill()
             return victim
         found: list[tuple[int, UUID]] = []
+        run = self._find()
+        own = None if run is None else run.id
 
         def look() -> bool:
-            run = self._find()
-            own = None if run is None else run.id
             found[:] = [pair for pair in flow_run_processes() if (pair[1] == own) == (blow.victim == "orchestrator")]
             return bool(found)
 
@@ -184,10 +185,13 @@ class DeployedRun:
         if run is None or run.state is None or run.state.is_completed():
             return
         flow_run = stage or run.id
+        self.outcome.resumed.append(way)
         steps, began, ended = self._steps(), time.monotonic(), run.state.timestamp
         if way == "prefect flow-run retry":
             retry = [sys.executable, "-m", "prefect", "--no-prompt", "flow-run", "retry", str(flow_run)]
-            subprocess.run(retry, env=self._environment, stdout=subprocess.DEVNULL, check=True)
+            done = subprocess.run(retry, env=self._environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                self.outcome.faults.append(f"{way} of {flow_run}: {done.stdout}{done.stderr}")
         elif way == "API":
             self._client.set_flow_run_state(flow_run, Scheduled(name="AwaitingRetry"), force=True)
         else:
@@ -221,7 +225,7 @@ class DeployedRun:
 
     def _finish(self) -> None:
         """Bring the run to its end, whatever of the last blows still comes to light."""
-        for _ in range(3):
+        for _ in range(_PRESSES):
             self._until(lambda: False)
             if is_finished(open_run(self._store, self._plan.name)):
                 break

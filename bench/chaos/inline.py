@@ -15,7 +15,9 @@ from flows.prefect_server import quiet_prefect
 
 quiet_prefect()  # before anything imports Prefect, as the command itself does
 
-import flows.srpo  # noqa: F401
+import flows.sampler
+import flows.srpo
+import flows.trainers  # noqa: F401
 from bench.chaos.checks import Witness
 from bench.chaos.moments import Moment, published
 from bench.chaos.outcome import Blow, Kill, Outcome, Plan, read_plan, write_outcome
@@ -67,6 +69,8 @@ class InlineRun:
         run = ["run", self._plan.settings, "--run-id", self._plan.name]
         resume = ["resume", self._plan.name]
         chosen = resume if self._starts > 1 and self._dice.random() < 0.5 else run
+        if self._starts > 1:
+            self.outcome.resumed.append(f"srpo {chosen[0]}")
         return [*chosen, "--store", self._plan.store]
 
     def _start(self) -> int:

@@ -51,6 +51,7 @@ class Outcome:
 
     kills: list[Kill] = field(default_factory=list)
     seconds: float = 0.0  # from its first start to its end
+    resumed: list[str] = field(default_factory=list)  # the ways by which the run was gone on with
     first_step_seconds: list[float] = field(default_factory=list)  # from resuming to the next committed step
     orphans: list[str] = field(default_factory=list)  # processes that outlived who started them
     rewritten: list[str] = field(default_factory=list)  # committed files that changed or vanished

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.chaos.processes import wait_until
 
 POOLS = ("cpu", "rollout-gpu", "train-gpu")
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 _STOP_SECONDS = 30.0
 
 

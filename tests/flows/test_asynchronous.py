@@ -84,8 +84,12 @@ def test_a_step_with_one_rollout_beyond_the_bound_is_refused_and_not_learned_fro
     shutil.copytree(source.directory, tmp_path / "tiny")
     run = open_run(tmp_path, "tiny")
     shutil.rmtree(run.policy(version))
-    forgotten = [f"data/*/stage=2/epoch=0/step={step}/*", f"index/*/stage=2/epoch=0/step-{step:06d}.parquet"]
-    forgotten += [f"tables/policies/*/*/*/version-{version:06d}.parquet", f"tables/metrics/*/stage=2/*/*-{step:06d}.*"]
+    forgotten = [
+        f"data/*/stage=2/epoch=0/step={step}/*",
+        f"index/*/stage=2/epoch=0/step-{step:06d}.parquet",
+        f"tables/policies/*/*/*/version-{version:06d}.parquet",
+        f"tables/metrics/*/stage=2/*/update-{step:06d}.*",
+    ]
     for path in [path for pattern in forgotten for path in run.directory.glob(pattern)]:
         path.unlink()
     plant(run, source, 2, step, version - 1 - 3, rows=1)

@@ -5,7 +5,9 @@ What Docker itself does (images, networks, volumes, users, limits) is not tested
 
 import base64
 import json
+import math
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from compose_processes import Stack, composed, missing_programs
 from pipeline_process import HERE, Pipeline
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.events import emit_event
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Running
@@ -30,6 +33,7 @@ from flows.runs import open_run
 
 pytestmark = pytest.mark.deployed
 BRIEF = HERE / "brief.yaml"
+SIGN_SECONDS = 60.0
 WORKERS = ("worker-cpu", "worker-rollout", "worker-train")
 
 
@@ -98,18 +102,20 @@ def test_the_services_apart_crash_what_gives_no_sign_of_life(stack: Stack) -> No
     """An event goes from the API by Redis to the services, and the automation's action back: two processes."""
     with client_of(stack) as client:
         deployment = client.read_deployment_by_name("evaluate/evaluate")
-        dead, _ = automations()
-        trigger = dead.trigger.model_copy(
-            update={
-                "within": timedelta(seconds=10),
-                "after": {"prefect.flow-run.Running"},
-                "match": ResourceSpecification({"prefect.resource.name": "dead"}),
-            }
-        )
-        client.create_automation(dead.model_copy(update={"name": "quick", "trigger": trigger}))
         made = client.create_flow_run_from_deployment(deployment.id, parameters={}, name="dead", state=Running())
+        about = {"prefect.resource.id": f"prefect.flow-run.{made.id}"}
+        tag = {"prefect.resource.id": "prefect.tag.srpo", "prefect.resource.role": "tag"}
+        dead, _ = automations()
+        quick = {"within": timedelta(seconds=10), "match": ResourceSpecification(about)}
+        trigger = dead.trigger.model_copy(update=quick)
+        client.create_automation(dead.model_copy(update={"name": "quick", "trigger": trigger}))
+        last_sign = -math.inf
 
         def crashed() -> FlowRun | None:
+            nonlocal last_sign
+            if time.monotonic() - last_sign > SIGN_SECONDS:  # the services learn of the automation when they do
+                emit_event("prefect.flow-run.heartbeat", resource=about, related=[tag])
+                last_sign = time.monotonic()
             run = client.read_flow_run(made.id)
             return run if run.state is not None and run.state.is_crashed() else None
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from pipeline_process import HERE, Pipeline
 from prefect.client.schemas.objects import FlowRun
-from prefect.events import emit_event
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.states import Cancelling
 from served_runs import Served, eventually, processes, serve
@@ -55,11 +54,10 @@ def test_a_run_whose_stages_workers_server_and_orchestrator_are_killed_ends_like
     subprocess.run(command, env=served.pipeline.environment, check=True)
     served.until("brief · stage 1 · epoch 0 · update", "RUNNING")
     served.kill_part("worker start --pool train-gpu")  # its flow run goes on, and nobody needs to do anything
-    evaluated = served.until("brief · stage 1 · after 1 epochs · evaluate", "RUNNING")
+    evaluated = _killed_silently(served, "brief · stage 1 · after 1 epochs · evaluate")
     again = served.flow_run(stage)
     assert again is not None
     assert (again.id, again.run_count) == (killed.id, 2)
-    _kill_silently(served, evaluated)
     served.until(evaluated.name, "CRASHED")
     served.retry(served.until("brief", "FAILED"))
     served.until("brief · stage 2 · epoch 0 · rollout", "RUNNING")
@@ -75,20 +73,20 @@ def test_a_run_whose_stages_workers_server_and_orchestrator_are_killed_ends_like
     assert open_run(served.store, "brief").report.is_file()
 
 
-def _kill_silently(served: Served, flow_run: FlowRun) -> None:
-    """SIGKILL a flow run's process together with its worker, so that nobody tells; the automation has to.
+def _killed_silently(served: Served, name: str) -> FlowRun:
+    """A flow run whose process was killed together with its worker, so that nobody tells; the automation has to.
 
     The automation as it is deployed, but for its patience, which would take 90 s, and for whom it is about.
     """
-    about = {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}"}
+    flow_run = served.until(name, "SCHEDULED", "PENDING", "RUNNING")
     dead, _ = automations()
-    within = {"within": timedelta(seconds=10), "match": ResourceSpecification(about)}
-    trigger = dead.trigger.model_copy(update=within)
+    about = ResourceSpecification({"prefect.resource.id": f"prefect.flow-run.{flow_run.id}"})
+    trigger = dead.trigger.model_copy(update={"within": timedelta(seconds=10), "match": about})
     served.client.create_automation(dead.model_copy(update={"name": "quick", "trigger": trigger}))
+    served.until(name, "RUNNING", "CRASHED")
     served.kill_part("worker start --pool rollout-gpu")
     served.kill(flow_run)
-    tag = {"prefect.resource.id": "prefect.tag.srpo", "prefect.resource.role": "tag"}
-    emit_event("prefect.flow-run.heartbeat", resource=about, related=[tag])  # the last one
+    return flow_run
 
 
 def test_a_cancelled_run_takes_its_stages_with_it_goes_on_and_is_taken_over_inline(

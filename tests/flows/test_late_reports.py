@@ -1,6 +1,7 @@
 """What a worker tells late of an attempt that is over must not end the next one; what a person does must."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from prefect.states import Cancelled, Crashed, Pending, Running, State
 
 from flows import deployed
 from flows.deployed import Followed
+from flows.execution import Stage
+from flows.runs import Run
 
 
 @flow
@@ -76,3 +79,15 @@ def test_what_ends_before_it_begins_again_and_again_is_left_at_last(client: Sync
         client.set_flow_run_state(followed.flow_run.id, Crashed(), force=True)
         followed.refresh()
     assert followed.state.is_crashed()
+
+
+def test_a_stage_that_is_told_dead_has_not_ended_while_its_process_is_at_work(
+    client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    """As after an outage of the API that was longer than the automation's patience."""
+    run = Run(tmp_path, "run")
+    run.directory.mkdir()
+    child = deployed.Child(client, Stage(stage, run, {}, lambda: False), ended_once(client, Crashed()))
+    with run.locked_stage(stage.name, lambda: None):
+        assert not child.has_ended
+    assert child.has_failed

@@ -174,6 +174,13 @@ def test_each_stage_of_each_epoch_was_a_flow_run_of_its_own(pipeline: Pipeline, 
     assert flow_runs["tiny · prepare Completed"] >= 1
 
 
+def test_task_runs_carry_no_tags_which_would_each_ask_the_server_for_a_slot(pipeline: Pipeline, run: Run) -> None:
+    assert run.history.has("transitions", stage=2, epoch=0)
+    listed = pipeline.python(Path(__file__).parent / "flow_runs.py", "tags").stdout.splitlines()
+    assert [line for line in listed if line.startswith("step ")]
+    assert not [line for line in listed if line.startswith("step ") and ":" in line]
+
+
 def test_sql_reads_and_never_writes(pipeline: Pipeline, undisturbed: UndisturbedRun) -> None:
     read = pipeline.srpo(
         "sql", "tiny", "SELECT count(*) AS n FROM epochs", "--format", "json", "--store", undisturbed.store

@@ -13,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.errors import PolicyError
 from srpo_core.policy.model import load_model, load_tokenizer
 from srpo_core.policy.scorer import Scorer
+from srpo_core.policy.trainer import Trainer
 from srpo_core.rollout.engine import Completion, PromptGroup, Sampling
 from srpo_core.rollout.transformers import UNIFORMS_AT_ONCE, TransformersEngine, draw
 from srpo_core.seeds import derive_seed, generator
+from srpo_core.settings.update import UpdateSettings
 
 Policies = Callable[..., Path]
 References = Callable[..., torch.Tensor]
@@ -328,6 +331,33 @@ def test_an_engine_that_goes_on_to_another_version_samples_as_a_new_engine_does(
     save_file({"model.norm.weight": torch.ones(3)}, tmp_path / "model.safetensors")
     with pytest.raises(PolicyError, match="weights"):
         engine.load(tmp_path)
+
+
+def test_weights_from_memory_sample_as_their_checkpoint_does(llama: Path, tmp_path: Path) -> None:
+    engine = engine_of(llama, 1024)
+    first = engine.generate(GROUPS, Sampling(1.0, 30))
+    trainer = Trainer(llama, UpdateSettings(learning_rate=0.05), temperature=1.0)
+    rollouts = flat(first)
+    trainer.update(
+        RolloutBatch(
+            prompts=[np.array(each.prompt_token_ids, np.int32) for each in GROUPS for _ in each.seeds],
+            completions=[rollout.token_ids for rollout in rollouts],
+            logprobs=[rollout.logprobs for rollout in rollouts],
+            rewards=np.arange(len(rollouts)) % 2.0,
+            groups=np.repeat(np.arange(len(GROUPS)), 16),
+            truncated=np.zeros(len(rollouts), np.bool_),
+        ),
+        seed=1,
+    )
+    trainer.save(tmp_path)
+    weights = trainer.weights()
+    assert weights is not None
+    engine.take(weights)
+    second = engine.generate(GROUPS, Sampling(1.0, 30))
+    assert bits(second) == bits(engine_of(tmp_path, 1024).generate(GROUPS, Sampling(1.0, 30)))
+    assert bits(second) != bits(first)
+    with pytest.raises(PolicyError, match=r"model\.norm\.weight"):
+        engine.take({name: value for name, value in weights.items() if name != "model.norm.weight"})
 
 
 def bits(groups: Sequence[Sequence[Completion]]) -> list[tuple[bytes, bytes]]:

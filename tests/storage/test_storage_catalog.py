@@ -219,3 +219,14 @@ def test_python_variables_are_not_tables(filled: RunHistory) -> None:
 
 def test_escaped_path_is_no_pattern() -> None:
     assert LocalStore(Path("/a[b]*?")).pattern == "/a[[]b][*][?]"
+
+
+def test_a_run_that_was_begun_before_there_was_a_table_is_read(history: RunHistory) -> None:
+    fill(history)
+    shutil.rmtree(history.directory / "tables" / "changes")
+    for where in (history.directory, history.directory.parent):
+        with connect(where) as views:
+            assert views.sql("SELECT change, setting FROM changes").fetchall() == []
+            assert views.sql("SELECT count(*) FROM rollouts").fetchall() != [(0,)]
+    history.create()
+    assert history.sql("FROM changes").num_rows == 0
