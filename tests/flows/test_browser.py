@@ -91,8 +91,7 @@ def test_a_run_of_the_form_whose_killed_stage_is_retried_by_its_button_completes
     form.line("name").fill("pressed")
     form.choose_settings(settings)
     form.add_change("seed=7")
-    form.submit()
-    form.accepted()
+    form.ask()
     stage = served.until("pressed · stage 1 · epoch 0 · rollout", "RUNNING")
     eventually(lambda: list(served.store.glob("pressed/data/**/*.parquet")))  # in the middle of its work
     served.kill(stage)
@@ -105,7 +104,7 @@ def test_a_run_of_the_form_whose_killed_stage_is_retried_by_its_button_completes
     page.get_by_role("link", name="Parent Run").click()
     parent_page = FlowRunPage(page)
     parent_page.shows("Completed", run_count=2, patience=PATIENCE_SECONDS)
-    for series in ("pressed-run", "pressed-summary", "pressed-report", "pressed-store"):
+    for series in ("pressed-steps", "pressed-epoch", "pressed-summary", "pressed-report", "pressed-store"):
         parent_page.has_artifact(series)
 
     again, parent = served.flow_run(stage.name), served.flow_run("pressed")
@@ -144,8 +143,7 @@ def test_a_run_may_be_put_off_to_another_day(served: Served, page: Page) -> None
     page.get_by_role("textbox", name="Run Name").fill("put off")
     day = date.today() + timedelta(days=2)  # the browser's day is this machine's
     form.start_at(day)
-    form.submit()
-    form.accepted()
+    form.ask()
     page.get_by_role("tab", name="Upcoming").click()
     page.get_by_role("tabpanel", name="Upcoming").get_by_role("link", name="put off").wait_for()
     waiting = served.until("put off", "SCHEDULED")
