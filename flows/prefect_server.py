@@ -65,6 +65,7 @@ def prefect_api() -> Iterator[Callable[[], None]]:
         PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
         PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+        PREFECT_CLIENT_MAX_RETRIES,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         temporary_settings,
     )
@@ -80,6 +81,9 @@ def prefect_api() -> Iterator[Callable[[], None]]:
         # Nor does it ask for tokens against forged requests, which cost a request of their own per flow run.
         clients |= {PREFECT_API_URL: own.url, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False}
         clients[PREFECT_API_AUTH_STRING] = server_authentication()
+        # One that is dead stays dead until it is started again, and every flow run on the way up asks it in vain: with
+        # Prefect's five retries that took five minutes, with two it is less than one. A locked database needs some.
+        clients[PREFECT_CLIENT_MAX_RETRIES] = 2
     else:
         check_api(named)
     with temporary_settings(clients):
