@@ -7,6 +7,7 @@ does not take is told in the log and fails nothing. The process ends when all is
 import contextvars
 import math
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import ContextVar
@@ -58,12 +59,21 @@ class ProgressSeries:
         self._key = _key(run, kind)
         self._context = contextvars.copy_context()  # progress may be told by threads that know no flow run
         self._id: UUID | None = None
+        self._lock = threading.Lock()
+        self._newest: tuple[float, str] | None = None  # not sent yet; what was not sent before it never will be
 
     def show(self, percent: float, description: str) -> None:
         """Show `percent`, 0 to 100, and a line about it."""
-        self._context.copy().run(send, self._show, percent, description)
+        with self._lock:
+            waits, self._newest = self._newest is not None, (percent, description)
+        if not waits:
+            self._context.copy().run(send, self._show)
 
-    def _show(self, percent: float, description: str) -> None:
+    def _show(self) -> None:
+        with self._lock:
+            newest, self._newest = self._newest, None
+        assert newest is not None
+        percent, description = newest
         if self._id is None:
             self._id = _create(ProgressArtifact(progress=percent, key=self._key, description=description))
         else:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 KINDS = ("prepare", "rollout", "update", "resample", "evaluate", "transition")
 BOUNDARIES = ("step", "epoch", "stage")
-_PLACE = re.compile(r"/run=[^/]+/stage=(\d+)/epoch=(\d+)/(?:step=(\d+)/)?([a-z]+)")
+_PLACE = re.compile(r"/run=[^/]+/stage=(\d+)/epoch=(\d+)/(?:step=(\d+)/)?([a-z0-9]+)")
 _TABLES = {"visits": "resample", "evaluations": "evaluate", "evaluation_rollouts": "evaluate"}
 
 
