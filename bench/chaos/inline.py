@@ -161,7 +161,10 @@ class InlineRun:
         with self._said.open("wb") as said:
             command = [sys.executable, "-m", "flows", *self._command()]
             process = subprocess.Popen(command, env=self._environment, stdout=subprocess.DEVNULL, stderr=said)
-        more = lambda: len(list(self._directory.glob("index/**/step-*.parquet"))) > steps  # noqa: E731
+
+        def more() -> bool:
+            return len(list(self._directory.glob("index/**/step-*.parquet"))) > steps
+
         wait_until(lambda: more() or process.poll() is not None, PATIENCE_SECONDS)
         if more():
             self.outcome.first_step_seconds.append(time.monotonic() - began)

@@ -90,10 +90,15 @@ class Trainer:
                 shard(scorer, scorer.model, device=device, compute=autocast or torch.float32)
         self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimizer = _optimizer(self._parameters, settings)
-        self.progress = checkpoints.Progress(version=0, optimizer_steps=0)
-        if (checkpoint / checkpoints.PROGRESS_FILE).exists() or checkpoints.has_optimizer(checkpoint):
-            self.progress = checkpoints.load_progress(checkpoint)
-            checkpoints.load_optimizer(checkpoint, self._model, self._optimizer, ranks=ranks)
+        self.progress = self._go_on(checkpoint)
+
+    def _go_on(self, checkpoint: Path) -> checkpoints.Progress:
+        """How far `checkpoint` is, whose optimizer state is taken over; a bare model begins as version 0."""
+        if not (checkpoint / checkpoints.PROGRESS_FILE).exists() and not checkpoints.has_optimizer(checkpoint):
+            return checkpoints.Progress(version=0, optimizer_steps=0)
+        progress = checkpoints.load_progress(checkpoint)
+        checkpoints.load_optimizer(checkpoint, self._model, self._optimizer, ranks=self._ranks)
+        return progress
 
     def weights(self) -> Mapping[str, Tensor] | None:
         """The present weights by name, not copied: they change with the next update.
