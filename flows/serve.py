@@ -65,8 +65,7 @@ def served(file: Path, store: Path, host: str, port: int) -> Iterator[Served]:
     pools, url = read_pools(file), f"http://{host}:{port}"
     environment = _environment(store, url)
     with ExitStack() as stack:
-        start = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
-        processes = {"server": stack.enter_context(_process(start, environment, logs / "server.log"))}
+        processes = {"server": stack.enter_context(_process(_server(host, port), environment, logs / "server.log"))}
         _await_answer(processes["server"], url, logs / "server.log")
         _apply(file, store, environment)
         for name in (pool["name"] for pool in pools):
@@ -95,6 +94,11 @@ def _environment(store: Path, url: str) -> dict[str, str]:
     secret = server_authentication()
     clients = {} if secret is None else {"PREFECT_API_AUTH_STRING": secret}
     return own | _SETTINGS | address | clients | {"SRPO_STORE": str(store.absolute())}
+
+
+def _server(host: str, port: int) -> list[str]:
+    options = ["--host", host, "--port", str(port), "--log-level", "warning"]
+    return [sys.executable, "-m", "uvicorn", "--factory", "flows.locked_database:create_app", *options]
 
 
 def _worker(pool: str) -> list[str]:
