@@ -170,7 +170,7 @@ def _run_flows(the_run: Run) -> None:
     """Run the run's flow in this process. Raises KeyboardInterrupt when it was interrupted."""
     from flows.kept import engines_kept
 
-    with prefect_api() as bring_back, engines_kept():
+    with prefect_api(meanwhile=_import_flows) as bring_back, engines_kept():
         from prefect.exceptions import CancelledRun
 
         from flows.display import displayed
@@ -184,6 +184,13 @@ def _run_flows(the_run: Run) -> None:
                 outliving_the_api(partial(srpo, request), bring_back)
         except CancelledRun:
             raise KeyboardInterrupt from None
+
+
+def _import_flows() -> None:
+    import flows.report
+    import flows.sampler
+    import flows.srpo
+    import flows.trainers  # noqa: F401  what a run takes from the disk, which is seconds
 
 
 def _run_deployed(the_run: Run) -> None:

@@ -56,10 +56,11 @@ def quiet_prefect() -> None:
 
 
 @contextmanager
-def prefect_api() -> Iterator[Callable[[], None]]:
+def prefect_api(meanwhile: Callable[[], object] = lambda: None) -> Iterator[Callable[[], None]]:
     """Flows that are called in the block run against an API that answers. Raises ServerError when there is none.
 
-    Gives what to call when it does not answer any more: a server of our own that has died is started again.
+    `meanwhile()` is called first, while a server of our own starts. Gives what to call when the API does not answer any
+    more: a server of our own that has died is started again.
     """
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,
@@ -77,7 +78,7 @@ def prefect_api() -> Iterator[Callable[[], None]]:
     if named is None:
         own = _Server()
         atexit.register(own.stop)
-        own.start()
+        own.launch()
         # Nor does it ask for tokens against forged requests, which cost a request of their own per flow run.
         clients |= {PREFECT_API_URL: own.url, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False}
         clients[PREFECT_API_AUTH_STRING] = server_authentication()
@@ -87,6 +88,9 @@ def prefect_api() -> Iterator[Callable[[], None]]:
     else:
         check_api(named)
     with temporary_settings(clients):
+        meanwhile()
+        if named is None:
+            own.start()
         yield own.start if named is None else partial(await_api, named)
 
 
@@ -161,10 +165,15 @@ class _Server:
         self._port = 0  # any free one
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it unless it lives, and return once it answers. Raises ServerError."""
+    def launch(self) -> None:
+        """Start it unless it lives; it answers in a while. Raises ServerError."""
         if self._process is None or self._process.poll() is not None:
             self._process = self._listen()
+
+    def start(self) -> None:
+        """Start it unless it lives, and return once it answers. Raises ServerError."""
+        self.launch()
+        assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -237,7 +246,7 @@ def _serve(parent: int, descriptor: int) -> None:
     import uvicorn
 
     config = uvicorn.Config(
-        "prefect.server.api.server:create_app",
+        "flows.locked_database:create_app",
         factory=True,
         fd=descriptor,
         log_level="critical",
