@@ -1,13 +1,16 @@
-"""Weights on their way from the update to the rollouts of the same process, ahead of their checkpoint.
+"""What stages of the same process hand over in memory, ahead of its publication: weights, and a step's rollouts.
 
-The checkpoint is written and published all the same, beside the sampling: no rollout is published before the version
-that sampled it (`flows.rollout`), so a kill at any moment leaves what it would leave without this.
+All of it is published all the same, beside the work: no rollout is published before the version that sampled it
+(`flows.rollout`), no version before the rollouts that it learned from are committed (`flows.update`). So a kill at any
+moment leaves what it would leave without this.
 """
 
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 if TYPE_CHECKING:  # stages keep company in processes that have no use for torch
     from torch import Tensor
@@ -16,11 +19,21 @@ Weights = Mapping[str, "Tensor"]
 
 
 class Handover:
-    """The weights of one policy version, which stand still from `offer` to `withdraw`."""
+    """The weights of one policy version, which stand still from `offer` to `withdraw`; the newest step's rollouts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._offered: tuple[int, Weights] | None = None
+        self._rollouts: tuple[int, pa.Table] | None = None
+
+    def offer_rollouts(self, step: int, rows: pa.Table) -> None:
+        """Let others learn from these rows: those of all shards of a step of the epoch, which are published."""
+        self._rollouts = step, rows
+
+    def rollouts(self, step: int) -> pa.Table | None:
+        """The rows of a step of the epoch as `RunHistory.read_step` gives them, without the key; None: not offered."""
+        offered = self._rollouts
+        return offered[1] if offered is not None and offered[0] == step else None
 
     def offer(self, version: int, weights: Weights) -> None:
         """Let others copy these weights of `version`; they are not copied here."""

@@ -11,7 +11,7 @@ from prefect.states import Cancelled
 from flows.faults import STEP_RETRIES
 from flows.guards import Guards
 from flows.metrics import Stopwatch, metric_rows
-from flows.plan import EpochPlan, read_plan
+from flows.plan import EpochPlan, planned_problems, read_plan
 from flows.policies import checked_policy, is_published
 from flows.progress import EpochProgress
 from flows.rows import GradedRollout, informative_groups, mark_used, shard_table
@@ -33,7 +33,7 @@ def rollout(store: str, run: str, stage: int, epoch: int) -> State | None:
 
     try:
         with (
-            working(store, run, "rollout", partner="update") as the_run,
+            working(store, run, "rollout", partner=("update", {"stage": stage, "epoch": epoch})) as the_run,
             Sampler(the_run.settings, the_run.directory) as sampler,
         ):
             EpochSampling(the_run, stage, epoch, sampler).sample_missing_steps()
@@ -48,17 +48,18 @@ class EpochSampling:
     def __init__(self, run: Run, stage: int, epoch: int, sampler: "Sampler") -> None:
         self._run = run
         self._plan: EpochPlan = read_plan(run, stage, epoch)
-        self._problems = {problem.id: problem for problems in self._plan.steps for problem in problems}
+        self._steps = planned_problems(run, self._plan)
+        self._problems = {problem.id: problem for problems in self._steps for problem in problems}
         self._sampler = sampler
         self._handover = present_handover()
-        sizes = [len(problems) * run.settings.rollout.group_size for problems in self._plan.steps]
+        sizes = [len(problems) * run.settings.rollout.group_size for problems in self._steps]
         self._progress = EpochProgress(run, "rollout", self._plan, sizes=sizes, unit="rollouts")
 
     def sample_missing_steps(self) -> None:
         """Every step that is not committed, in order."""
         plan = self._plan
         guards = Guards(self._run, stage=plan.stage, epoch=plan.epoch)
-        for step in range(len(plan.steps)):
+        for step in range(plan.steps):
             if not self._run.history.is_committed(plan.stage, plan.epoch, step):
                 check_stop()
                 self._wait_for_policy(step)
@@ -74,6 +75,7 @@ class EpochSampling:
         """
         plan, history, shard_size = self._plan, self._run.history, self._run.settings.rollout.groups_per_shard
         rounds, stopwatch, shards = self._rounds(step), Stopwatch(), 0
+        written: list[pa.Table] = []
         self._progress.reach_step(step)
         while prompts := rounds.next_round():
             for first in range(0, len(prompts), shard_size):
@@ -81,11 +83,16 @@ class EpochSampling:
                 if not history.has_shard(plan.stage, plan.epoch, step, shards):
                     check_stop()  # between shards nothing is lost, and a step may have hours of them
                     rows = self._write_shard(step, shards, prompts[first : first + shard_size], rounds, stopwatch)
-                if rows is None:
+                if rows is not None:
+                    written.append(rows)
+                else:
                     rows = history.read_shard(plan.stage, plan.epoch, step, shards, ["prompt_id", "accuracy"])
                 rounds.record(informative_groups(rows))
                 self._progress.reach_step(step, rounds.groups * self._run.settings.rollout.group_size)
                 shards += 1
+        if len(written) == shards:  # all of it is this attempt's, as the update would read it
+            self._handover.offer_rollouts(step, pa.concat_tables(written))
+            tell_company()
         values = self._accounts(rounds) | self._sampler.proof() | stopwatch.seconds
         metrics = metric_rows("rollout", values, step=step, policy_version=self._version(step))
         history.commit_step(plan.stage, plan.epoch, step, shards, metrics=metrics, seen=tell_company)
@@ -98,7 +105,7 @@ class EpochSampling:
     def _rounds(self, step: int) -> StepRounds:
         plan, settings = self._plan, self._run.settings
         return StepRounds(
-            [problem.id for problem in plan.steps[step]],
+            [problem.id for problem in self._steps[step]],
             self._problems,
             needed=settings.rollout.prompts_per_step,
             max_rounds=settings.rollout.dynamic_sampling_rounds,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def update(store: str, run: str, stage: int, epoch: int) -> State | None:
     """Make every policy version of the epoch that is not published yet, in order."""
     try:
-        with working(store, run, "update", partner="rollout") as the_run:
+        with working(store, run, "update", partner=("rollout", {"stage": stage, "epoch": epoch})) as the_run:
             EpochUpdates(the_run, stage, epoch).make_missing_versions()
     except StageStoppedError as stopped:
         return Cancelled(message=str(stopped))
@@ -51,7 +51,7 @@ class EpochUpdates:
         torch.set_num_threads(run.settings.policy.threads)
         self._run = run
         self._plan: EpochPlan = read_plan(run, stage, epoch)
-        self._progress = EpochProgress(run, "update", self._plan, sizes=[1] * len(self._plan.steps), unit="steps")
+        self._progress = EpochProgress(run, "update", self._plan, sizes=[1] * self._plan.steps, unit="steps")
         self._trainer: Trainer | RankGroup | None = None
         self._held = ExitStack()
         self._open_trainer = open_trainer
@@ -61,18 +61,24 @@ class EpochUpdates:
         """Every version that is not published, in order."""
         plan = self._plan
         with self._held:
-            for step in range(len(plan.steps)):
+            for step in range(plan.steps):
                 version = plan.first_version + step + 1
                 if not is_published(self._run, plan, version):
                     check_stop()
                     if step == 0 and not self._run.policy(version).is_dir():
                         self._trainer = self._trainer_at(version - 1)  # while the step is sampled
-                    wait_until(partial(self._run.history.is_committed, plan.stage, plan.epoch, step))
+                    wait_until(partial(self._can_learn, step))
                     check_disk(self._run)
                     update_step(self, step)
 
+    def _can_learn(self, step: int) -> bool:
+        return self._handover.rollouts(step) is not None or self._is_committed(step)
+
+    def _is_committed(self, step: int) -> bool:
+        return self._run.history.is_committed(self._plan.stage, self._plan.epoch, step)
+
     def update_step(self, step: int) -> None:
-        """Make the version that follows from one committed step, and publish it."""
+        """Make the version that follows from one step, and publish it, once the step is committed."""
         run, plan = self._run, self._plan
         version = plan.first_version + step + 1
         self._progress.reach_step(step)
@@ -92,7 +98,9 @@ class EpochUpdates:
         with stopwatch.measure("load"):
             trainer = self._trainer_at(version - 1)
         with stopwatch.measure("store"):
-            rows = run.history.read_step(plan.stage, plan.epoch, step)
+            rows = self._handover.rollouts(step)
+            if rows is None:
+                rows = run.history.read_step(plan.stage, plan.epoch, step)
             self._check_staleness(step, rows["policy_version"].to_pylist(), version - 1)
         rows = used_rows(rows)
         trainer, metrics = self._update(trainer, rows, step, stopwatch)
@@ -100,6 +108,7 @@ class EpochUpdates:
         with temporary_directory(run.history.tmp_root) as directory:
             with stopwatch.measure("checkpoint"):
                 trainer.save(directory)
+            wait_until(partial(self._is_committed, step))  # what was learned from may have come from memory
             values = metrics | stopwatch.seconds | {"step_time": sum(stopwatch.seconds.values())}
             publish_metrics(
                 run, "update", values, stage=plan.stage, epoch=plan.epoch, step=step, policy_version=version
@@ -132,6 +141,7 @@ class EpochUpdates:
                 metrics = trainer.update(batch, seed=seed)
         except NotFiniteError as error:
             left_out = True
+            wait_until(partial(self._is_committed, step))
             report_not_finite(self._run, plan, step, error, rows, trainer.progress)
             with stopwatch.measure("load"):
                 trainer = self._trainer_at(trainer.progress.version)

@@ -1,0 +1,142 @@
+"""What is handed over in memory is what is published, and nothing that follows from it is published before it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pipeline_process import UndisturbedRun
+
+from flows.rollout import EpochSampling
+from flows.runs import Run, open_run
+from flows.sampler import Sampler
+from flows.together import present_handover, run_together, stage_begins, tell_company, wait_until
+from flows.update import EpochUpdates
+from srpo_core.policy.checkpoints import MODEL_FILE
+
+STAGE, EPOCH = 2, 1  # the last: the version before its last is still there
+
+
+@pytest.fixture
+def whole(undisturbed: UndisturbedRun) -> Run:
+    """A run that nothing interrupted. Leave it as it is."""
+    return open_run(undisturbed.store, undisturbed.name)
+
+
+@pytest.fixture
+def taken_back(whole: Run, tmp_path: Path) -> tuple[Run, int, int]:
+    """A run without its last step of an epoch and the version that follows from it, which are numbered."""
+    shutil.copytree(whole.directory, tmp_path / whole.name)
+    run = open_run(tmp_path, whole.name)
+    last = run.history.sql(
+        f"SELECT max(step) AS s, max(version) AS v FROM policies WHERE stage={STAGE} AND epoch={EPOCH}"
+    )
+    step, version = last["s"][0].as_py(), last["v"][0].as_py()
+    shutil.rmtree(run.policy(version))
+    forgotten = [
+        f"data/*/stage={STAGE}/epoch={EPOCH}/step={step}/*",
+        f"index/*/stage={STAGE}/epoch={EPOCH}/step-{step:06d}.parquet",
+        f"tables/policies/*/*/*/version-{version:06d}.parquet",
+        f"tables/metrics/*/stage={STAGE}/epoch={EPOCH}/update-{step:06d}.parquet",
+    ]
+    for path in [path for pattern in forgotten for path in run.directory.glob(pattern)]:
+        path.unlink()
+    return run, step, version
+
+
+def test_a_version_that_was_learned_from_memory_is_published_after_its_rollouts_are_committed(
+    whole: Run, taken_back: tuple[Run, int, int]
+) -> None:
+    run, step, version = taken_back
+    shards = write_shards_of(whole, run, step)
+    learned_first: list[bool] = []
+
+    def rollout() -> None:
+        stage_begins()
+        present_handover().offer_rollouts(step, whole.history.read_step(STAGE, EPOCH, step))
+        tell_company()
+        wait_until(lambda: present_handover().offers(version))
+        learned_first.append(not is_anything_published(run, step, version))
+        run.history.commit_step(STAGE, EPOCH, step, shards)
+        tell_company()
+
+    run_together(rollout, stage(lambda: EpochUpdates(run, STAGE, EPOCH).update_step(step)))
+    assert learned_first == [True]
+    assert is_anything_published(run, step, version)
+    assert (run.policy(version) / MODEL_FILE).read_bytes() == (whole.policy(version) / MODEL_FILE).read_bytes()
+
+
+def test_a_step_whose_commit_fails_leaves_no_version(whole: Run, taken_back: tuple[Run, int, int]) -> None:
+    run, step, version = taken_back
+
+    def rollout() -> None:
+        stage_begins()
+        present_handover().offer_rollouts(step, whole.history.read_step(STAGE, EPOCH, step))
+        tell_company()
+        wait_until(lambda: present_handover().offers(version))
+        raise OSError("on purpose")
+
+    with pytest.raises(OSError, match="on purpose"):
+        run_together(rollout, stage(lambda: EpochUpdates(run, STAGE, EPOCH).update_step(step)))
+    assert not is_anything_published(run, step, version)
+    assert list((run.directory / "_tmp").iterdir()) == []
+
+
+def test_rollouts_are_handed_over_as_the_history_gives_them(taken_back: tuple[Run, int, int]) -> None:
+    run, step, _ = taken_back
+    offered = sampled(run, step)
+    assert offered is not None
+    committed = run.history.read_step(STAGE, EPOCH, step)
+    assert offered.to_pylist() == committed.select(offered.column_names).to_pylist()
+    assert set(committed.column_names) - set(offered.column_names) == {"run", "stage", "epoch", "step"}
+
+
+def test_rollouts_of_which_an_earlier_attempt_published_some_are_read_from_the_history(
+    whole: Run, taken_back: tuple[Run, int, int]
+) -> None:
+    run, step, _ = taken_back
+    assert write_shards_of(whole, run, step, most=1) == 1
+    assert sampled(run, step) is None
+    assert run.history.is_committed(STAGE, EPOCH, step)
+
+
+def sampled(run: Run, step: int) -> pa.Table | None:
+    """Sample the step in a company of its own; gives what it hands over."""
+    offered: list[pa.Table | None] = []
+
+    def rollout() -> None:
+        stage_begins()
+        with Sampler(run.settings, run.directory) as sampler:
+            EpochSampling(run, STAGE, EPOCH, sampler).sample_step(step)
+        offered.append(present_handover().rollouts(step))
+
+    run_together(rollout)
+    return offered[0]
+
+
+def write_shards_of(source: Run, run: Run, step: int, most: int = 1000) -> int:
+    """Publish the first shards that `source` has of a step; gives how many there are."""
+    columns = run.history.read_shard(STAGE, EPOCH, 0, 0, ["prompt_id"]).num_rows  # whole shards
+    rows = source.history.read_step(STAGE, EPOCH, step)
+    parts = [rows.slice(first, columns) for first in range(0, rows.num_rows, columns)][:most]
+    for shard, part in enumerate(parts):
+        assert run.history.write_shard(STAGE, EPOCH, step, shard, part)
+    return len(parts)
+
+
+def is_anything_published(run: Run, step: int, version: int) -> bool:
+    history = run.history
+    return (
+        run.policy(version).is_dir()
+        or history.has("metrics", stage=STAGE, epoch=EPOCH, name=f"update-{step:06d}")
+        or history.has("policies", stage=STAGE, epoch=EPOCH, name=f"version-{version:06d}")
+    )
+
+
+def stage(work: Callable[[], object]) -> Callable[[], None]:
+    def begun() -> None:
+        stage_begins()
+        work()
+
+    return begun
