@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flows.plan import read_plan
+from flows.plan import planned_problems, read_plan
 from flows.runs import Run
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.checkpoints import model_checksum
@@ -42,12 +42,12 @@ class PlainLoop:
     @property
     def steps(self) -> int:
         """Steps of the epoch."""
-        return len(self._plan.steps)
+        return self._plan.steps
 
     def seconds(self, scratch: Path) -> float:
         """Wall time of all steps. Raises AssertionError when the policy is not the one that the run made."""
         start = time.perf_counter()
-        for step, problems in enumerate(self._plan.steps):
+        for step, problems in enumerate(planned_problems(self._run, self._plan)):
             self._step(step, problems)
         seconds = time.perf_counter() - start
         self._trainer.save(scratch)

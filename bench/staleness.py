@@ -137,7 +137,7 @@ def measured(store: Path, case: Case) -> list[Figure]:
 @flow(name="bench staleness")
 def train(run: Run) -> Times:
     """Train what is missing of the run's first stage, as `srpo run` does, and tell when it was committed."""
-    run_inline(Stage(prepare, run, {}, lambda: is_planned(run, MATH, 0)))
+    run_inline([Stage(prepare, run, {}, lambda: is_planned(run, MATH, 0))])
     Training(run, run_inline).train_stage(MATH)
     epochs = range(len(run.history.read("epochs", stage=MATH)) - 1)  # the last one was planned, not begun
     return Times(

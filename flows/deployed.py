@@ -19,7 +19,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Scheduled
 
-from flows.execution import Stage, directory_tag
+from flows.execution import Row, Stage, directory_tag
 from flows.faults import patiently
 from flows.progress import announce
 from flows.runs import Run, RunError
@@ -37,24 +37,25 @@ def stage_key(directory: Path, kind: str, place: Mapping[str, Any]) -> str:
     return ":".join([str(directory.absolute()), kind, *(f"{name}={place[name]}" for name in sorted(place))])
 
 
-def run_deployed(*stages: Stage) -> None:
-    """Have the stages carried out by their deployments, several at the same time, and wait for their end.
+def run_deployed(*rows: Row) -> None:
+    """Have the stages carried out by their deployments, several rows of them at the same time, and wait for their end.
 
     Raises RunError when one fails, StageStoppedError when one was cancelled; the others are cancelled then.
     """
     with get_client(sync_client=True) as client:
-        children = [Child(client, stage) for stage in stages if not stage.is_done()]
+        lines = [line for row in rows if (line := [Child(client, stage) for stage in row if not stage.is_done()])]
         try:
-            for before, child in zip([None, *children], children, strict=False):
+            for before, line in zip([None, *lines], lines, strict=False):
                 # Each has its place on its pool before the next asks for one: two runs that each hold one pool and
                 # wait for the other would wait for ever.
                 if before is not None:
-                    before.wait_for_a_worker()
-                child.begin()
-            _wait_for_all(children)
+                    before[0].wait_for_a_worker()
+                line[0].begin()
+            _wait_for_all(lines)
         except BaseException:
-            for child in children:
-                child.cancel()
+            for line in lines:
+                for child in line:
+                    child.cancel()
             raise
 
 
@@ -129,6 +130,11 @@ class Child:
         self._followed = followed
 
     @property
+    def has_begun(self) -> bool:
+        """Whether its flow run was asked for."""
+        return self._followed is not None
+
+    @property
     def followed(self) -> Followed:
         """Its flow run, once it was begun."""
         assert self._followed is not None
@@ -179,7 +185,7 @@ class Child:
     @property
     def has_failed(self) -> bool:
         """Whether it ended otherwise than Completed."""
-        return self.has_ended and not self.state.is_completed()
+        return self.has_begun and self.has_ended and not self.state.is_completed()
 
     def wait_for_a_worker(self) -> None:
         """Return once a worker took the flow run, which holds its place on the work pool from then on."""
@@ -197,14 +203,18 @@ class Child:
         self.followed.begin_again()
 
 
-def _wait_for_all(children: Sequence[Child]) -> None:
-    while any(not child.has_ended for child in children):
+def _wait_for_all(lines: Sequence[Sequence[Child]]) -> None:
+    """Until all have ended. In each line one begins when the one before it has ended well, as long as none failed."""
+    children = [child for line in lines for child in line]
+    while (begun := [child for child in children if child.has_begun]) and not all(child.has_ended for child in begun):
         time.sleep(POLL_SECONDS)
-        for child in children:
+        for child in begun:
             child.refresh()
         if any(child.has_failed for child in children):
             for child in children:
                 child.cancel()
+        else:
+            _begin_next(lines)
     bad = [child for child in children if child.has_failed]
     failed = [child for child in bad if not child.state.is_cancelled()]
     if failed:
@@ -214,6 +224,13 @@ def _wait_for_all(children: Sequence[Child]) -> None:
         raise StageStoppedError
     if left := [child for child in children if not child.stage.is_done()]:
         raise RunError(f"{left[0].name} ended Completed, and its work is not committed where this process looks")
+
+
+def _begin_next(lines: Sequence[Sequence[Child]]) -> None:
+    for line in lines:
+        begun = [child for child in line if child.has_begun]
+        if len(begun) < len(line) and begun[-1].has_ended:
+            line[len(begun)].begin()
 
 
 def _name(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> str:

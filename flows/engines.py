@@ -1,7 +1,7 @@
 """The engine that flows sample with: chosen by the settings here and nowhere else.
 
-A model in this process is loaded anew by every flow. A vLLM server takes a minute to start, so a process keeps its
-engine, and the server with it, from flow to flow; `engines_kept` ends it. A process that dies takes its server along.
+A model takes seconds to load, a vLLM server a minute to start: a process keeps its engine, and the server with it, from
+flow to flow; `engines_kept` ends it. A process that dies takes its server along.
 """
 
 import shutil
@@ -67,11 +67,14 @@ class Engine:
 
 def open_engine(settings: Settings, directory: Path) -> Engine:
     """The engine that the settings ask for; `directory` is where it keeps its log and what its servers load."""
-    if settings.engine.kind == "transformers":
-        policy = settings.policy
-        engine = TransformersEngine(batch_rows=settings.rollout.batch_rows, dtype=policy.dtype, device=policy.device)
-        return Engine(engine, directory)
-    return kept(directory, lambda: Engine(_vllm_engine(settings, directory), directory))
+    return kept(directory, lambda: Engine(_engine(settings, directory), directory))
+
+
+def _engine(settings: Settings, directory: Path) -> TransformersEngine | VllmEngine | OwnVllmEngine:
+    if settings.engine.kind != "transformers":
+        return _vllm_engine(settings, directory)
+    policy, rows = settings.policy, settings.rollout.batch_rows
+    return TransformersEngine(batch_rows=rows, dtype=policy.dtype, device=policy.device)
 
 
 def _vllm_engine(settings: Settings, directory: Path) -> VllmEngine | OwnVllmEngine:

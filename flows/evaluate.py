@@ -1,32 +1,42 @@
 """Evaluation: what a policy of the run does on the held-out problems, into the history."""
 
-from prefect import flow, task
+from functools import partial
+
+from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled
 
 from flows.artifacts import publish_table
 from flows.faults import STEP_RETRIES
 from flows.guards import Guards
 from flows.heldout import HELDOUT, sample_heldout, summarise
 from flows.metrics import Stopwatch, publish_metrics
-from flows.plan import read_problems
-from flows.policies import checked_policy
+from flows.plan import read_plan, read_problems
+from flows.policies import checked_policy, is_published
 from flows.progress import Progress, announce_evaluation, evaluated
 from flows.rows import rollout_row
 from flows.runs import Run
+from flows.together import StageStoppedError, wait_until
 from flows.working import working
 
 
 @flow(name="evaluate", flow_run_name="{run} · stage {stage} · after {after} epochs · evaluate")
-def evaluate(store: str, run: str, stage: int, after: int, version: int) -> None:
-    """Evaluate policy `version`, the one after `after` epochs of the stage (stage 0: the base)."""
-    with working(store, run, "evaluate") as the_run:
-        Guards(the_run).check()
-        evaluate_policy(the_run, stage, after, version)
-        summary = the_run.history.read("evaluations", stage=stage, epoch=after, name="rows").to_pylist()
-        announce_evaluation(stage, after, summary)
-        columns = ("domain", "difficulty", "n", "pass_at_1", "low", "high", "mean_tokens", "truncated")
-        told = f"Held-out pass@1 of policy version {version}: {evaluated(stage, after)}"
-        publish_table(the_run, "evaluation", summary, columns, told)
+def evaluate(store: str, run: str, stage: int, after: int, version: int) -> State | None:
+    """Evaluate policy `version`, the one after `after` epochs of the stage (stage 0: the base), when it is there."""
+    try:
+        with working(store, run, "evaluate", partner=("update", {"stage": stage, "epoch": after - 1})) as the_run:
+            if stage > 0:
+                wait_until(partial(is_published, the_run, read_plan(the_run, stage, after - 1), version))
+            Guards(the_run).check()
+            evaluate_policy(the_run, stage, after, version)
+            summary = the_run.history.read("evaluations", stage=stage, epoch=after, name="rows").to_pylist()
+            announce_evaluation(stage, after, summary)
+            columns = ("domain", "difficulty", "n", "pass_at_1", "low", "high", "mean_tokens", "truncated")
+            told = f"Held-out pass@1 of policy version {version}: {evaluated(stage, after)}"
+            publish_table(the_run, "evaluation", summary, columns, told)
+    except StageStoppedError as stopped:
+        return Cancelled(message=str(stopped))
+    return None
 
 
 @task(name="evaluate policy", cache_policy=NO_CACHE, **STEP_RETRIES)

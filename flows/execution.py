@@ -1,6 +1,6 @@
 """What carries out the stages of a run: this process, or deployments on work pools. What they compute is the same."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from prefect import Flow, tags
 
 from flows.runs import Run
-from flows.together import run_together
+from flows.together import check_stop, run_together
 
 Mode = Literal["inline", "deployments"]
 
@@ -51,15 +51,21 @@ def tagged(run: Run) -> AbstractContextManager[Any]:
     return tags(*run_tags(run))
 
 
-def run_inline(*stages: Stage) -> None:
-    """Carry out what is not committed of the stages in this process; several at the same time, each in a thread."""
-    calls = [partial(_call, stage) for stage in stages if not stage.is_done()]
-    if len(stages) > 1:
-        run_together(*calls)
-    elif calls:
-        calls[0]()
+Row = Sequence[Stage]
+"""Stages that follow one another."""
 
 
-def _call(stage: Stage) -> None:
-    with tags(*stage.tags):
-        stage.flow(**stage.parameters)
+def run_inline(*rows: Row) -> None:
+    """Carry out what is not committed of the stages in this process; several rows at once, each in a thread."""
+    if len(rows) > 1:
+        run_together(*[partial(_carry_out, row) for row in rows])
+    else:
+        _carry_out(*rows)
+
+
+def _carry_out(row: Row) -> None:
+    for stage in row:
+        check_stop()
+        if not stage.is_done():
+            with tags(*stage.tags):
+                stage.flow(**stage.parameters)

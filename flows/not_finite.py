@@ -34,7 +34,7 @@ def report_not_finite(
     publish_metrics(run, "update", values, **where, file="not-finite")
     more = f" and {len(rollouts) - _SHOWN} more" if len(rollouts) > _SHOWN else ""
     announce(
-        f"stage {plan.stage} · epoch {plan.epoch} · step {step + 1:2d}/{len(plan.steps)} · "
+        f"stage {plan.stage} · epoch {plan.epoch} · step {step + 1:2d}/{plan.steps} · "
         f"the update to version {version} is left out, {error}: {', '.join(rollouts[:_SHOWN])}{more}"
     )
     limit = run.settings.update.not_finite_limit

@@ -12,17 +12,17 @@ from storage.selectors import last_visits
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """What an epoch samples: the problems of each step, and the policy version it starts from."""
+    """How long an epoch is, and the policy version it starts from."""
 
     stage: int
     epoch: int
     first_version: int
-    steps: list[list[Problem]]
+    steps: int
 
     @property
     def last_version(self) -> int:
         """The policy version that the epoch's last update makes."""
-        return self.first_version + len(self.steps)
+        return self.first_version + self.steps
 
     def sampled_by(self, step: int, max_staleness: int) -> int:
         """The policy version that samples `step`: as stale as is allowed, so that sampling and updating overlap.
@@ -35,15 +35,19 @@ class EpochPlan:
 
 def read_plan(run: Run, stage: int, epoch: int) -> EpochPlan:
     """The plan of a planned epoch. Raises StoreError when the epoch was not planned."""
-    history = run.history
-    planned = history.read("epochs", stage=stage, epoch=epoch, name="rows").to_pylist()[0]
+    (planned,) = run.history.read("epochs", stage=stage, epoch=epoch, name="rows").to_pylist()
+    return EpochPlan(stage, epoch, planned["first_version"], planned["steps"])
+
+
+def planned_problems(run: Run, plan: EpochPlan) -> list[list[Problem]]:
+    """The problems that each step of the epoch begins with."""
     problems = {problem.id: problem for problem in read_problems(run, "train")}
-    steps: list[list[Problem]] = [[] for _ in range(planned["steps"])]
-    decisions = history.read("decisions", stage=stage, epoch=epoch, name="rows").to_pylist()
+    steps: list[list[Problem]] = [[] for _ in range(plan.steps)]
+    decisions = run.history.read("decisions", stage=plan.stage, epoch=plan.epoch, name="rows").to_pylist()
     kept = [decision for decision in decisions if decision["keep"]]
     for decision in sorted(kept, key=lambda decision: (decision["step"], decision["position"])):
         steps[decision["step"]].append(problems[decision["prompt_id"]])
-    return EpochPlan(stage, epoch, planned["first_version"], steps)
+    return steps
 
 
 def read_problems(run: Run, split: str) -> list[Problem]:

@@ -140,7 +140,7 @@ def announce_step(run: Run, plan: EpochPlan, step: int) -> None:
     values = {row["name"]: row["value"] for row in rows}
     _see_step(run, plan, step, values)
     announce(
-        f"stage {plan.stage} · epoch {plan.epoch} · step {step + 1:2d}/{len(plan.steps)} · "
+        f"stage {plan.stage} · epoch {plan.epoch} · step {step + 1:2d}/{plan.steps} · "
         f"reward {values['reward']:.2f} · zero variance {values['frac_reward_zero_std']:4.0%} · "
         f"{values['num_tokens']:,.0f} tokens · length {values['completions/mean_length']:.0f} · "
         f"sampled in {values.get('timing_s/generate', 0):.2f} s, learned in {values['timing_s/update']:.2f} s"
@@ -150,7 +150,7 @@ def announce_step(run: Run, plan: EpochPlan, step: int) -> None:
 def _see_step(run: Run, plan: EpochPlan, step: int, values: Mapping[str, float]) -> None:
     done = plan.first_version + step + 1 - _first_version(run, plan.stage)
     # The epoch goes on to its end, whatever the limit.
-    limit = max(step_limit(run.settings, plan.stage), done + len(plan.steps) - step - 1)
+    limit = max(step_limit(run.settings, plan.stage), done + plan.steps - step - 1)
     NOW.step = StepSeen(plan.stage, plan.epoch, done, limit, values)
     NOW.ends.append(time.monotonic())
 

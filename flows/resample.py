@@ -10,15 +10,17 @@ from flows.progress import announce_resampling
 from flows.runs import Run
 from flows.selection import selection_parameters
 from flows.summaries import show_decisions
+from flows.transition import record_decision
 from flows.working import working
 from storage.selectors import record_visits, select
 
 
 @flow(name="resample", flow_run_name="{run} · stage {stage} · epoch {epoch} · resample")
 def resample(store: str, run: str, stage: int, epoch: int) -> None:
-    """Decide about every candidate prompt after an epoch, and build the next epoch from those that stay."""
+    """Decide about every candidate prompt after an epoch, build the next epoch or end the stage."""
     with working(store, run, "resample") as the_run:
         decide_prompts(the_run, stage, epoch)
+        record_decision(the_run, stage, epoch)
         decisions = the_run.history.read("decisions", stage=stage, epoch=epoch + 1, name="rows").to_pylist()
         announce_resampling(stage, epoch, decisions)
         show_decisions(the_run, stage, epoch, decisions)

@@ -90,7 +90,7 @@ def _begin(request: RunRequest) -> tuple[Run, bool]:
 
 @dataclass(frozen=True)
 class Training:
-    """What a run does, in its order; `carry_out` does the stages that it is given at the same time."""
+    """What a run does, in its order; `carry_out` does rows of stages, all rows at the same time."""
 
     run: Run
     carry_out: Callable[..., None]
@@ -104,13 +104,13 @@ class Training:
     def train(self) -> None:
         """The whole run."""
         run = self.run
-        self.carry_out(self._stage(prepare, partial(is_planned, run, MATH, 0)))
+        self.carry_out([self._stage(prepare, partial(is_planned, run, MATH, 0))])
         record_machine(run, read_problems(run, "train") + read_problems(run, "heldout"))
-        self.carry_out(self._evaluation(stage=0, after=0, version=0))
+        self.carry_out([self._evaluation(stage=0, after=0, version=0)])
         last, decision = self.train_stage(MATH)
         if decision == "finish":
             return
-        self.carry_out(self._stage(transition, partial(is_planned, run, MATH_AND_CODE, 0), epoch=last))
+        self.carry_out([self._stage(transition, partial(is_planned, run, MATH_AND_CODE, 0), epoch=last)])
         self.train_stage(MATH_AND_CODE)
 
     def train_stage(self, stage: int) -> tuple[int, str]:
@@ -137,22 +137,21 @@ class Training:
         self.progress.reach(done)
 
     def _run_epoch(self, plan: EpochPlan) -> str:
-        """Rollouts and updates together, resampling beside an evaluation when one is due, the decision about the stage.
+        """Rollouts beside updates, each with what needs nothing but them, then the decision about the stage.
 
         A stage's end is evaluated in any case.
         """
         run, stage, epoch = self.run, plan.stage, plan.epoch
+        rollouts = self._stage(rollout, partial(_is_sampled, run, plan), stage=stage, epoch=epoch)
+        updates = self._stage(update, partial(is_published, run, plan, plan.last_version), stage=stage, epoch=epoch)
+        resampling = self._stage(resample, partial(is_planned, run, stage, epoch + 1), stage=stage, epoch=epoch)
         evaluation = self._evaluation(stage=stage, after=epoch + 1, version=plan.last_version)
         due = (epoch + 1) % run.settings.evaluation.every_epochs == 0
-        self.carry_out(
-            self._stage(rollout, partial(_is_sampled, run, plan), stage=stage, epoch=epoch),
-            self._stage(update, partial(is_published, run, plan, plan.last_version), stage=stage, epoch=epoch),
-        )
-        resampling = self._stage(resample, partial(is_planned, run, stage, epoch + 1), stage=stage, epoch=epoch)
-        self.carry_out(resampling, *([evaluation] if due else []))
+        # What samples, in its order, beside what follows from the rollouts: each begins while the other still works.
+        self.carry_out([rollouts, *([evaluation] if due else [])], [updates, resampling])
         decision = decide_stage(run, stage, epoch)
         if decision != "continue" and not due:
-            self.carry_out(evaluation)
+            self.carry_out([evaluation])
         return decision
 
     def _evaluation(self, *, stage: int, after: int, version: int) -> Stage:
@@ -164,4 +163,4 @@ class Training:
 
 
 def _is_sampled(run: Run, plan: EpochPlan) -> bool:
-    return all(run.history.is_committed(plan.stage, plan.epoch, step) for step in range(len(plan.steps)))
+    return all(run.history.is_committed(plan.stage, plan.epoch, step) for step in range(plan.steps))

@@ -13,8 +13,8 @@ from flows.stages import MATH, MATH_AND_CODE
 from flows.working import working
 
 
-def decide_stage(run: Run, stage: int, epoch: int) -> str:
-    """Record whether the stage goes on after `epoch`; gives `continue`, `switch` or `finish`.
+def record_decision(run: Run, stage: int, epoch: int) -> None:
+    """Record whether the stage goes on after `epoch`, once the epoch is resampled.
 
     A stage ends when the prompts that are left do not fill a step (a policy that goes on learning from a handful
     forgets the rest), at its step limit, and, stage 1, when the accuracy is flat.
@@ -22,6 +22,11 @@ def decide_stage(run: Run, stage: int, epoch: int) -> str:
     if not run.history.has("transitions", stage=stage, epoch=epoch):
         decision = stage_decision(run, run.settings, stage, epoch)
         run.history.publish("transitions", decision, stage=stage, epoch=epoch)
+
+
+def decide_stage(run: Run, stage: int, epoch: int) -> str:
+    """Tell what is decided about the stage after `epoch`: `continue`, `switch` or `finish`."""
+    record_decision(run, stage, epoch)  # unless the resampling did, before which this run may have been killed
     row = run.history.read("transitions", stage=stage, epoch=epoch, name="rows").to_pylist()[0]
     announce(f"stage {stage} · epoch {epoch} · {row['decision']}: {row['reason']}")
     return str(row["decision"])

@@ -1,7 +1,7 @@
 """How a stage's flow begins, in whatever process: it has its kind of work alone, and learns when it must stop."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,16 +19,19 @@ from flows.progress import announce
 from flows.runs import Run, open_run
 from flows.together import check_stop, stage_begins, watching
 
+Partner = tuple[str, Mapping[str, int]]
+"""The kind and the place of a stage that another one waits for."""
+
 _WATCH_SECONDS = 5.0
 _LOCK_SECONDS = 0.2
 
 
 @contextmanager
-def working(store: str, run: str, kind: str, *, partner: str | None = None) -> Iterator[Run]:
+def working(store: str, run: str, kind: str, *, partner: Partner | None = None) -> Iterator[Run]:
     """The run, in whose work of this `kind` no other process takes part during the block.
 
-    A stage of a deployment also learns when it was cancelled, or when its `partner`, which works at the same time,
-    ended badly; and when a person had it begin again, the run that needs it begins again with it.
+    A stage of a deployment also learns when it was cancelled, or when its `partner`, without which it would wait for
+    ever, ended badly; and when a person had it begin again, the run that needs it begins again with it.
     Raises StageStoppedError from `check_stop` and `wait_until` when it must stop.
     """
     stage_begins()
@@ -73,10 +76,8 @@ class Patience:
 class _Watch:
     """Asks the Prefect API now and then whether the present flow run must stop."""
 
-    def __init__(self, run: Run, flow_run: FlowRun, partner: str | None) -> None:
-        place = {name: value for name, value in flow_run.parameters.items() if name not in {"store", "run"}}
+    def __init__(self, run: Run, flow_run: FlowRun, partner: Partner | None) -> None:
         self._run, self._flow_run, self._partner = run, flow_run.id, partner
-        self._partner_key = "" if partner is None else stage_key(run.directory, partner, place)
         self._began, self._next = datetime.now(UTC), time.monotonic() + _WATCH_SECONDS
 
     def __call__(self) -> bool:
@@ -96,9 +97,11 @@ class _Watch:
             return False  # an API that does not answer stops nobody: asked again in a while
 
     def _partner_ended_badly(self, client: SyncPrefectClient) -> bool:
-        if self._partner is None or not ended_badly_since(client, self._partner_key, self._began):
+        if self._partner is None:
             return False
-        return not self._run.is_at_work(self._partner)
+        kind, place = self._partner
+        key = stage_key(self._run.directory, kind, place)
+        return ended_badly_since(client, key, self._began) and not self._run.is_at_work(kind)
 
 
 def _bring_back_orchestrator(run: Run) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pipeline_process import TINY, Pipeline
 from test_resume import assert_same_run, run_killed
 
-from flows.plan import read_plan
+from flows.plan import planned_problems, read_plan
 from flows.runs import Run, open_run
 from srpo_core.policy.checkpoints import model_checksum
 from srpo_core.problems.lab import base_policy_dir
@@ -62,7 +62,9 @@ def test_every_planned_prompt_is_sampled_in_its_step_and_refills_are_of_the_same
     for stage, epoch in {key[:2] for key in sampled}:
         plan = read_plan(run, stage, epoch)
         mine = {key for key in sampled if key[:2] == (stage, epoch)}
-        planned = {(stage, epoch, step, problem.id) for step, of in enumerate(plan.steps) for problem in of}
+        planned = {
+            (stage, epoch, step, problem.id) for step, of in enumerate(planned_problems(run, plan)) for problem in of
+        }
         assert planned < mine
         assert {key[3] for key in mine} == {key[3] for key in planned}
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from pipeline_process import UndisturbedRun
 
-from flows.plan import read_plan
+from flows.plan import planned_problems, read_plan
 from flows.runs import open_run
 from srpo_core.policy.batch import RolloutBatch
 from srpo_core.policy.checkpoints import model_checksum
@@ -30,7 +30,7 @@ def test_the_first_epoch_gives_the_policy_of_a_plain_loop(undisturbed: Undisturb
     tokenizer, checkpoint = load_tokenizer(base_policy_dir()), base_policy_dir()
     verifiers = Verifiers(settings.verifiers, check_thought=True)
     grader = Grader(settings.rewards, verifiers, max_new_tokens=settings.rollout.max_new_tokens)
-    for step, problems in enumerate(plan.steps):
+    for step, problems in enumerate(planned_problems(run, plan)):
         engine.load(checkpoint)
         rollouts = []
         for first in range(0, len(problems), settings.rollout.groups_per_shard):
