@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from flows.handover import Weights
 from flows.kept import engines_kept, kept
 from srpo_core.config import Settings
-from srpo_core.policy.model import load_model
+from srpo_core.policy.model import load_model, load_tokenizer
 from srpo_core.policy.probe import PROBE_FILE, write_probe
 from srpo_core.rollout.transformers import TransformersEngine
 from srpo_core.rollout.vllm import VllmEngine
@@ -32,12 +34,15 @@ class Engine:
     sampling: TransformersEngine | VllmEngine | OwnVllmEngine
     directory: Path
     loaded: Path | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None  # a run has one, whatever the version
 
     def load(self, checkpoint: Path) -> None:
         """Sample from the policy in `checkpoint` from now on, be it a published version or a bare model."""
         if checkpoint == self.loaded:
             return
         self.loaded = None
+        if self.tokenizer is None:
+            self.tokenizer = load_tokenizer(checkpoint)
         if isinstance(self.sampling, TransformersEngine) or (checkpoint / PROBE_FILE).is_file():
             self.sampling.load(checkpoint)
         else:

@@ -33,6 +33,10 @@ class EpochPlan:
         return self.first_version + max(0, step - max_staleness)
 
 
+BASE = EpochPlan(stage=0, epoch=0, first_version=0, steps=0)
+"""What came before training: the base, version 0, and no step."""
+
+
 def read_plan(run: Run, stage: int, epoch: int) -> EpochPlan:
     """The plan of a planned epoch. Raises StoreError when the epoch was not planned."""
     (planned,) = run.history.read("epochs", stage=stage, epoch=epoch, name="rows").to_pylist()

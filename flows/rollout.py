@@ -10,13 +10,13 @@ from prefect.states import Cancelled
 
 from flows.faults import STEP_RETRIES
 from flows.guards import Guards
+from flows.loading import load_version, wait_for_version, wait_until_published
 from flows.metrics import Stopwatch, metric_rows
 from flows.plan import EpochPlan, planned_problems, read_plan
-from flows.policies import checked_policy, is_published
 from flows.progress import EpochProgress
 from flows.rows import GradedRollout, informative_groups, mark_used, shard_table
 from flows.runs import Run
-from flows.together import StageStoppedError, check_stop, present_handover, tell_company, wait_until
+from flows.together import StageStoppedError, check_stop, present_handover, tell_company
 from flows.working import working
 from srpo_core.dynamic_sampling import StepRounds
 from srpo_core.problems.problem import Problem
@@ -62,7 +62,7 @@ class EpochSampling:
         for step in range(plan.steps):
             if not self._run.history.is_committed(plan.stage, plan.epoch, step):
                 check_stop()
-                self._wait_for_policy(step)
+                wait_for_version(self._sampler, self._run, plan, self._version(step))
                 guards.check()
                 sample_step(self, step)
                 self._sampler.rest()
@@ -129,33 +129,16 @@ class EpochSampling:
         """Sample and publish one shard: its rows, or None when another attempt's was first, which then stands."""
         plan, version = self._plan, self._version(step)
         with stopwatch.measure("load"):
-            self._load(version)
+            load_version(self._sampler, self._run, plan, version)
         graded = self._sample(step, [self._problems[prompt] for prompt in prompts], stopwatch)
         # Weights may come from memory: their version is published before a rollout of theirs is.
-        wait_until(lambda: is_published(self._run, plan, version))
+        wait_until_published(self._run, plan, version)
         with stopwatch.measure("store"):
             first_position = rounds.groups * self._run.settings.rollout.group_size
             table = shard_table(graded, first_position=first_position, policy_version=version)
             table = mark_used(table, rounds.used(informative_groups(table)))
             mine = self._run.history.write_shard(plan.stage, plan.epoch, step, shard, table)
         return table if mine else None
-
-    def _load(self, version: int) -> None:
-        """Sample from `version` from now on: as the update has it in memory, or as it is published."""
-        with self._handover.weights(version) as weights:
-            if weights is not None and self._sampler.take(self._run.policy(version), weights):
-                return
-        wait_until(lambda: is_published(self._run, self._plan, version))
-        self._sampler.load(checked_policy(self._run, version))
-
-    def _wait_for_policy(self, step: int) -> None:
-        version = self._version(step)
-
-        def is_there() -> bool:
-            offered = self._sampler.takes_weights and self._handover.offers(version)
-            return offered or is_published(self._run, self._plan, version)
-
-        wait_until(is_there)
 
     def _sample(self, step: int, problems: list[Problem], stopwatch: Stopwatch) -> list[GradedRollout]:
         plan, settings = self._plan, self._run.settings

@@ -7,14 +7,12 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from flows.engines import open_engine
 from flows.handover import Weights
 from flows.metrics import Stopwatch
 from flows.rows import GradedRollout
 from srpo_core.config import Settings
-from srpo_core.policy.model import load_tokenizer
 from srpo_core.problems.problem import Problem
 from srpo_core.rewards.grade import Answered, Grader
 from srpo_core.rewards.verifiers import Verifiers
@@ -32,14 +30,11 @@ class Sampler:
         torch.set_num_threads(settings.policy.threads)
         self._settings = settings
         self._engine = open_engine(settings, directory)
-        self._tokenizer: PreTrainedTokenizerBase | None = None
         self._verifiers = Verifiers(settings.verifiers, check_thought=settings.rewards.check_thought)
         self._grader = Grader(settings.rewards, self._verifiers, max_new_tokens=settings.rollout.max_new_tokens)
 
     def load(self, checkpoint: Path) -> None:
         """Sample from the policy in `checkpoint` from now on. Raises PolicyError when it cannot be loaded."""
-        if self._tokenizer is None:  # a run has one tokenizer, whatever the version
-            self._tokenizer = load_tokenizer(checkpoint)
         self._engine.load(checkpoint)
 
     @property
@@ -73,12 +68,12 @@ class Sampler:
         `tell` hears how many are sampled.
         """
         rollout = self._settings.rollout
-        if self._tokenizer is None:
+        if self._engine.tokenizer is None:
             raise RuntimeError("load a policy before sampling")
         with stopwatch.measure(kind), self._forgotten_when_lost():
             rollouts = sample_rollouts(
                 self._engine.sampling,
-                self._tokenizer,
+                self._engine.tokenizer,
                 problems,
                 samples=samples,
                 seed_of=seed_of,

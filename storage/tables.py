@@ -7,6 +7,7 @@ same types: DuckDB prunes files by the path, and a file that was copied elsewher
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Table:
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ("run", "stage", "epoch")
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         """The Arrow schema of this table's files, nullability included."""
         return pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns])
