@@ -39,24 +39,24 @@ def publish_table(
     """Show `columns` of the first `ROWS` rows as the newest artifact of the run's series `kind`."""
     table = [{column: _readable(row[column]) for column in columns} for row in rows[:ROWS]]
     part = f"; the first {ROWS} of {len(rows)} rows" if len(rows) > ROWS else ""
-    send(_create, TableArtifact(table=table, key=_key(run, kind), description=description + part))
+    send(_create, TableArtifact(table=table, key=_key(run.name, kind), description=description + part))
 
 
 def publish_text(run: Run, kind: str, markdown: str, description: str) -> None:
     """Show a text as the newest artifact of the run's series `kind`."""
-    send(_create, MarkdownArtifact(markdown=markdown, key=_key(run, kind), description=description))
+    send(_create, MarkdownArtifact(markdown=markdown, key=_key(run.name, kind), description=description))
 
 
 def publish_link(run: Run, kind: str, link: str, text: str, description: str) -> None:
     """Show a link as the newest artifact of the run's series `kind`."""
-    send(_create, LinkArtifact(link=link, link_text=text, key=_key(run, kind), description=description))
+    send(_create, LinkArtifact(link=link, link_text=text, key=_key(run.name, kind), description=description))
 
 
 class ProgressSeries:
-    """One progress artifact of the run's series `kind`: made when it is first shown, then updated."""
+    """One progress artifact of the series `kind` of a run or evaluation: made when it is first shown, then updated."""
 
-    def __init__(self, run: Run, kind: str) -> None:
-        self._key = _key(run, kind)
+    def __init__(self, name: str, kind: str) -> None:
+        self._key = _key(name, kind)
         self._context = contextvars.copy_context()  # progress may be told by threads that know no flow run
         self._id: UUID | None = None
         self._lock = threading.Lock()
@@ -131,5 +131,5 @@ def _readable(value: object) -> object:
     return float(f"{value:.5g}") if math.isfinite(value) else str(value)
 
 
-def _key(run: Run, kind: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", f"{run.name}-{kind}".lower()).strip("-")
+def _key(name: str, kind: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", f"{name}-{kind}".lower()).strip("-")

@@ -53,7 +53,7 @@ def evaluate_policy(run: Run, sampler: "Sampler", plan: EpochPlan, after: int, v
     settings, history, stopwatch, stage = run.settings, run.history, Stopwatch(), plan.stage
     problems = read_problems(run, "heldout")
     total = len(problems) * settings.evaluation.samples
-    progress = Progress(run, "evaluate", total=total, unit="samples", place=evaluated(stage, after))
+    progress = Progress(run.name, "evaluate", total=total, unit="samples", place=evaluated(stage, after))
     with stopwatch.measure("load"):  # the first one starts the server, where there is one
         load_version(sampler, run, plan, version)
     progress.reach(0)

@@ -13,7 +13,7 @@ from flows.evaluations import Evaluation, Subject, begin_evaluation, find_subjec
 from flows.faults import STEP_RETRIES
 from flows.heldout import sample_heldout, summarise
 from flows.metrics import Stopwatch
-from flows.progress import announce
+from flows.progress import Progress, announce
 from flows.rows import rollout_row
 from flows.runs import WrongUseError
 from flows.sampler import Sampler
@@ -77,26 +77,35 @@ def _evaluate(evaluation: Evaluation, subject: Subject, suites: dict[str, list[P
         for problems in suites.values():
             sampler.check(problems)
         sampler.load(subject.directory(Path(scratch)))
+        total = sum(map(len, suites.values())) * subject.settings.evaluation.samples
+        progress = Progress(evaluation.name, "evaluate", total=total, unit="samples", place=", ".join(suites))
         for suite, problems in suites.items():
-            evaluate_suite(evaluation, subject, sampler, suite, problems)
+            evaluate_suite(evaluation, subject, sampler, progress, suite, problems)
 
 
 @task(name="evaluate suite", task_run_name="{suite}", cache_policy=NO_CACHE, **STEP_RETRIES)
 def evaluate_suite(
-    evaluation: Evaluation, subject: Subject, sampler: Sampler, suite: str, problems: list[Problem]
+    evaluation: Evaluation,
+    subject: Subject,
+    sampler: Sampler,
+    progress: Progress,
+    suite: str,
+    problems: list[Problem],
 ) -> None:
     """Sample what is missing, shard by shard; the suite's summary is published last and makes it complete."""
     history, settings = evaluation.history, subject.settings
     history.publish("prompts", [_prompt(problem) for problem in problems], stage=0, epoch=0, name=suite)
     size = max(1, ROLLOUTS_A_SHARD // settings.evaluation.samples)
     rows: list[dict[str, Any]] = []
+    before = progress.done
     for shard, start in enumerate(range(0, len(problems), size)):
         name = f"{suite}.{shard:05d}"
         if not history.has("evaluation_rollouts", stage=0, epoch=0, name=name):
-            graded = sample_heldout(sampler, settings, problems[start : start + size], Stopwatch())
+            graded = sample_heldout(sampler, settings, problems[start : start + size], Stopwatch(), progress.advance)
             new = [{**rollout_row(r, grade, policy_version=subject.version), "suite": suite} for r, grade in graded]
             history.publish("evaluation_rollouts", new, stage=0, epoch=0, name=name)
         rows += history.read("evaluation_rollouts", stage=0, epoch=0, name=name).to_pylist()
+        progress.reach(before + len(rows))
         announce(f"{suite}: {min(start + size, len(problems))} of {len(problems)} problems")
     summary = summarise(rows, settings.evaluation.samples)
     added = {"suite": suite, "after": 0, "policy_version": subject.version}

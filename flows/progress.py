@@ -35,12 +35,12 @@ console = Console(highlight=False, soft_wrap=True)
 class Progress:
     """How far one piece of work has come, in units of which there are `total`."""
 
-    def __init__(self, run: Run, kind: str, *, total: int, unit: str, place: str = "") -> None:
-        """`kind` names the work, of which there is one piece at a time, and its series in the UI."""
+    def __init__(self, name: str, kind: str, *, total: int, unit: str, place: str = "") -> None:
+        """`kind` names the work, of which there is one piece at a time; its series in the UI is the run's `name`'s."""
         self.kind, self.place, self.unit, self.total, self.done = kind, place, unit, total, 0
         self._began = self._shown = time.monotonic()
         self._first: tuple[float, int] | None = None
-        self._series, self._is_shown = ProgressSeries(run, f"{kind}-progress"), False
+        self._series, self._is_shown = ProgressSeries(name, f"{kind}-progress"), False
         NOW.works[kind] = self
 
     def reach(self, done: int) -> None:
@@ -81,7 +81,7 @@ class EpochProgress(Progress):
         """`sizes` tells how many units each step has."""
         self._before = [0, *accumulate(sizes)]
         place = f"stage {plan.stage} · epoch {plan.epoch}"
-        super().__init__(run, kind, total=self._before[-1], unit=unit, place=place)
+        super().__init__(run.name, kind, total=self._before[-1], unit=unit, place=place)
 
     def reach_step(self, step: int, units: int = 0) -> None:
         """The steps before `step` are done and so many units of it, or of what takes the place of some."""

@@ -99,7 +99,7 @@ class Training:
     def progress(self) -> Progress:
         """How far the run has come; its total is the most that the stages' limits allow."""
         total = sum(step_limit(self.run.settings, stage) for stage in (MATH, MATH_AND_CODE))
-        return Progress(self.run, "run", total=total, unit="steps at most", place="the run")
+        return Progress(self.run.name, "run", total=total, unit="steps at most", place="the run")
 
     def train(self) -> None:
         """The whole run."""

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_process import Pipeline, UndisturbedRun
+from pipeline_process import HERE, Pipeline, UndisturbedRun
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.evaluate_suites import evaluate_suite, missing_suites
 from flows.evaluations import (
@@ -18,6 +21,7 @@ from flows.evaluations import (
     load_suites,
     read_results,
 )
+from flows.progress import Progress
 from flows.runs import WrongUseError
 from flows.sampler import Sampler
 from srpo_core.problems.lab import base_policy_dir
@@ -58,6 +62,18 @@ def test_the_command_prints_what_the_rollouts_in_the_history_say_and_samples_onc
     assert "of 24 problems" not in lines
 
 
+def test_the_ui_shows_how_far_an_evaluation_has_come(pipeline: Pipeline, tmp_path: Path) -> None:
+    command = (HERE / "hurried_run.py", "eval", "lab", "--limit", "4", "--samples", "2", "--store", tmp_path, "--json")
+    done = pipeline.python(*command)
+    assert done.returncode == 0, done.stderr
+    name = json.loads("{" + done.stdout.partition("{")[2])["evaluation"]
+    url = pipeline.environment["PREFECT_API_URL"]
+    wanted = ArtifactFilter.model_validate({"key": {"any_": [f"{name}-evaluate-progress"]}})
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        (artifact,) = client.read_artifacts(artifact_filter=wanted)
+    assert (artifact.data, artifact.description[:21]) == (100, "lab: 8 of 8 samples, ")
+
+
 def evaluated(store: Path, subject: Subject, limit: int, suites: tuple[str, ...] = ()) -> Evaluation:
     """What the flow does, without Prefect around it."""
     problems = load_suites(suites, subject, limit)
@@ -65,7 +81,8 @@ def evaluated(store: Path, subject: Subject, limit: int, suites: tuple[str, ...]
     with Sampler(subject.settings, store) as sampler:
         sampler.load(subject.directory(store))
         for suite in missing_suites(evaluation, problems):
-            evaluate_suite.fn(evaluation, subject, sampler, suite, problems[suite])
+            progress = Progress(evaluation.name, "evaluate", total=len(problems[suite]), unit="samples")
+            evaluate_suite.fn(evaluation, subject, sampler, progress, suite, problems[suite])
     return evaluation
 
 

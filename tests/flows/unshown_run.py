@@ -23,7 +23,7 @@ def unshown() -> None:
     run = open_run(Path(sys.argv[1]), sys.argv[2])
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         publish_text(run, "unshown", "text", "nobody sees it")
-        ProgressSeries(run, "unshown").show(50, "nor this")
+        ProgressSeries(run.name, "unshown").show(50, "nor this")
         wait_until_sent()
     print("went on")
 
