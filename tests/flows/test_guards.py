@@ -82,6 +82,13 @@ def test_what_is_counted_step_by_step_is_what_is_counted_at_once(finished: Path,
     assert guards.beyond() == at_once
 
 
+def test_a_limit_is_reached_with_its_last_token_and_not_before(finished: Path) -> None:
+    whole = open_run(finished, "tiny").history.sql("SELECT sum(completion_tokens)::BIGINT AS tokens FROM rollouts")
+    tokens = whole["tokens"][0].as_py()
+    assert Guards(limited(finished, guards__max_tokens=tokens + 1)).beyond() is None
+    assert Guards(limited(finished, guards__max_tokens=tokens)).beyond() is not None
+
+
 def test_hours_are_those_of_sampling_updates_and_evaluations_and_count_once_where_they_overlap(finished: Path) -> None:
     def hours(run: Run) -> float:
         told = Guards(run).beyond()
