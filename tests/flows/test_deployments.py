@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -54,14 +55,18 @@ def test_a_run_whose_stages_workers_server_and_orchestrator_are_killed_ends_like
     subprocess.run(command, env=served.pipeline.environment, check=True)
     served.until("brief · stage 1 · epoch 0 · update", "RUNNING")
     served.kill_part("worker start --pool train-gpu")  # its flow run goes on, and nobody needs to do anything
-    evaluated = _killed_silently(served, "brief · stage 1 · after 1 epochs · evaluate")
+    evaluated = "brief · stage 1 · after 1 epochs · evaluate"
+    with _crashed_sooner(served, evaluated) as flow_run:
+        # Together with its worker, so that nobody tells: the automation has to.
+        served.kill_part("worker start --pool rollout-gpu")
+        served.kill(flow_run)
+        served.until(evaluated, "CRASHED")
     again = served.flow_run(stage)
     assert again is not None
     assert (again.id, again.run_count) == (killed.id, 2)
-    served.until(evaluated.name, "CRASHED")
     served.retry(served.until("brief", "FAILED"))
     served.until("brief · stage 2 · epoch 0 · rollout", "RUNNING")
-    served.kill_part("server start")  # nobody needs to do anything, either
+    served.kill_part("flows.locked_database:create_app")  # nobody needs to do anything, either
     served.until("brief · stage 2 · epoch 0 · resample", "RUNNING")
     served.kill(run)
     served.until("brief", "CRASHED")
@@ -73,20 +78,20 @@ def test_a_run_whose_stages_workers_server_and_orchestrator_are_killed_ends_like
     assert open_run(served.store, "brief").report.is_file()
 
 
-def _killed_silently(served: Served, name: str) -> FlowRun:
-    """A flow run whose process was killed together with its worker, so that nobody tells; the automation has to.
+@contextmanager
+def _crashed_sooner(served: Served, name: str) -> Iterator[FlowRun]:
+    """The flow run of this name, at work; it is told dead by the automation as it is deployed, but for its patience.
 
-    The automation as it is deployed, but for its patience, which would take 90 s, and for whom it is about.
+    That would take 90 s. Ten are less than a flow run takes to tell that it lives: in the block it will be told dead.
     """
     flow_run = served.until(name, "SCHEDULED", "PENDING", "RUNNING")
     dead, _ = automations()
     about = ResourceSpecification({"prefect.resource.id": f"prefect.flow-run.{flow_run.id}"})
     trigger = dead.trigger.model_copy(update={"within": timedelta(seconds=10), "match": about})
-    served.client.create_automation(dead.model_copy(update={"name": "quick", "trigger": trigger}))
+    quick = served.client.create_automation(dead.model_copy(update={"name": "quick", "trigger": trigger}))
     served.until(name, "RUNNING", "CRASHED")
-    served.kill_part("worker start --pool rollout-gpu")
-    served.kill(flow_run)
-    return flow_run
+    yield flow_run
+    served.client.delete_automation(quick)
 
 
 def test_a_cancelled_run_takes_its_stages_with_it_goes_on_and_is_taken_over_inline(
