@@ -1,20 +1,24 @@
 """Runs that workers train, stage by stage: killed, retried, cancelled, and the same as in one process."""
 
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pipeline_process import HERE, Pipeline
+from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.schemas.events import ResourceSpecification
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Scheduled
 from served_runs import Served, eventually, processes, serve
-from test_resume import assert_same_run
+from test_resume import assert_same_run, policies, tables
+from test_secrets import SECRETS, found_secrets
 
 from flows.deploy import automations
 from flows.runs import Run, open_run
@@ -25,7 +29,8 @@ BRIEF = HERE / "brief.yaml"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve(tmp_path_factory.mktemp("served")) as served:
+    server = {"PREFECT_SERVER_API_AUTH_STRING": SECRETS["PREFECT_API_AUTH_STRING"]}
+    with serve(tmp_path_factory.mktemp("served"), **SECRETS, **server) as served:
         yield served
 
 
@@ -121,6 +126,88 @@ def test_a_cancelled_run_takes_its_stages_with_it_goes_on_and_is_taken_over_inli
     assert_same_run(open_run(served.store, "lag"), open_run(tmp_path, "lag"))
     rows = open_run(served.store, "lag").history.sql("SELECT DISTINCT staleness FROM staleness").to_pylist()
     assert {row["staleness"] for row in rows} == {0, 1}
+
+
+def nameless(run: Run, *without: str) -> dict[str, Any]:
+    """Every table of a run but those, and its policies, as runs of other names have them."""
+    own = {"run", "file"}
+    rows = {
+        name: [{k: v for k, v in row.items() if k not in own} for row in rows] for name, rows in tables(run).items()
+    }
+    return {name: table for name, table in rows.items() if name not in without} | {"policies": policies(run)}
+
+
+def test_two_runs_share_the_places_and_end_like_inline_ones_though_an_update_comes_back_at_the_worst_moment(
+    served: Served, inline: Run, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    settings = tmp_path / "two.yaml"
+    brief = BRIEF.read_text().replace("keep_policies: 2", "keep_policies: 4")
+    settings.write_text(brief.replace("prompts_per_step: 8", "prompts_per_step: 4, max_staleness: 2"))
+    stage = "{} · stage 1 · epoch 0 · {}"
+    served.start("one", BRIEF)
+    served.until(stage.format("one", "rollout"), "RUNNING")
+    served.start("two", settings)
+    update = served.until(stage.format("one", "update"), "RUNNING")
+    served.client.update_work_pool("train-gpu", WorkPoolUpdate(is_paused=True))
+    served.kill(update)
+    served.until("one", "FAILED")
+    served.until(stage.format("two", "rollout"), "RUNNING")
+    served.until(stage.format("two", "update"), "SCHEDULED")
+    # Each run gets one pool's only place, and waits for the other's: the retried update is taken first.
+    early: Any = Scheduled(name="AwaitingRetry", scheduled_time=datetime.now(UTC) - timedelta(hours=1))
+    served.client.set_flow_run_state(update.id, early, force=True)
+    served.client.update_work_pool("train-gpu", WorkPoolUpdate(is_paused=False))
+    served.until_attempt(update.name, 2)
+    for name in ("one", "two"):
+        served.until(name, "COMPLETED")
+    again = served.flow_run(update.name)
+    assert again is not None
+    assert again.run_count > 2  # the second gave its place back
+    assert nameless(open_run(served.store, "one")) == nameless(inline)
+    undisturbed = pipeline.srpo("run", settings, "--store", tmp_path)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert_same_run(open_run(served.store, "two"), open_run(tmp_path, "two"))
+    rows = open_run(served.store, "two").history.sql("SELECT DISTINCT staleness FROM staleness").to_pylist()
+    assert {row["staleness"] for row in rows} == {0, 1, 2}
+
+
+def test_a_run_beyond_its_limit_fails_with_its_message_goes_on_once_it_is_raised_and_nothing_knows_a_secret(
+    served: Served, inline: Run, tmp_path: Path
+) -> None:
+    settings = tmp_path / "guarded.yaml"
+    settings.write_text(BRIEF.read_text() + "guards: {max_tokens: 1}\n")
+    served.start("guarded", settings)
+    for name in ("guarded · stage 1 · epoch 0 · rollout", "guarded"):
+        failed = served.until(name, "FAILED")
+        assert failed.state is not None
+        assert "run guarded stops at guards.max_tokens: " in (failed.state.message or "")
+        assert failed.run_count == 1
+    limit = ("--set", "guards.max_tokens=null")
+    resumed = served.pipeline.srpo("resume", "guarded", "--store", served.store, "--mode", "deployments", *limit)
+    assert resumed.returncode == 0, resumed.stderr
+    run = open_run(served.store, "guarded")
+    assert [row["setting"] for row in run.history.read("changes").to_pylist()] == ["guards.max_tokens"]
+    assert nameless(run, "changes") == nameless(inline, "changes")
+    # Parameters, logs, artifacts and messages of states are in the database; the server and the workers know them all.
+    assert list(served.home.glob("prefect.db*"))
+    assert found_secrets(served.store, served.home) == []
+
+
+def test_what_is_scheduled_for_a_store_does_its_work(served: Served, inline: Run, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(inline.store, tmp_path / "store"))
+    for name in ("evaluate newest/nightly", "maintain/weekly"):
+        deployment = served.client.read_deployment_by_name(name)
+        assert deployment.parameters == {"store": str(served.store)}
+        mine = {"store": str(store)}
+        served.client.create_flow_run_from_deployment(deployment.id, parameters=mine, name=name)
+    for name in ("evaluate newest/nightly", "maintain/weekly"):
+        served.until(name, "COMPLETED")
+    run = open_run(store, "brief")
+    newest = max(run.history.read("policies")["version"].to_pylist())
+    (evaluated,) = store.glob("eval-brief-*")
+    assert f"{newest}" in evaluated.name
+    assert list(store.glob("brief/compacted/**/*.parquet"))
+    assert tables(run) == tables(inline)
 
 
 def test_wrong_settings_are_refused_with_their_place_and_not_tried_again(served: Served, tmp_path: Path) -> None:
