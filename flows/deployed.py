@@ -179,8 +179,10 @@ class Child:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended otherwise than Completed, for good."""
-        return self.has_begun and self.has_ended and not self.state.is_completed() and not self.gave_back
+        """Whether it ended otherwise than Completed, for good: one that was told dead may have done its work."""
+        if not self.has_begun or not self.has_ended or self.state.is_completed() or self.gave_back:
+            return False
+        return not (self.state.is_crashed() and self.stage.is_done())
 
     @property
     def gave_back(self) -> bool:

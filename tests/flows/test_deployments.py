@@ -195,13 +195,16 @@ def test_a_run_beyond_its_limit_fails_with_its_message_goes_on_once_it_is_raised
 
 def test_what_is_scheduled_for_a_store_does_its_work(served: Served, inline: Run, tmp_path: Path) -> None:
     store = Path(shutil.copytree(inline.store, tmp_path / "store"))
-    for name in ("evaluate newest/nightly", "maintain/weekly"):
+    begin = {
+        "evaluate newest/nightly": "evaluate the newest policies of",
+        "maintain/weekly": "maintain the histories of",
+    }
+    for name in begin:
         deployment = served.client.read_deployment_by_name(name)
         assert deployment.parameters == {"store": str(served.store)}
-        mine = {"store": str(store)}
-        served.client.create_flow_run_from_deployment(deployment.id, parameters=mine, name=name)
-    for name in ("evaluate newest/nightly", "maintain/weekly"):
-        served.until(name, "COMPLETED")
+        served.client.create_flow_run_from_deployment(deployment.id, parameters={"store": str(store)})
+    for told in begin.values():
+        served.until(f"{told} {store}", "COMPLETED")
     run = open_run(store, "brief")
     newest = max(run.history.read("policies")["version"].to_pylist())
     (evaluated,) = store.glob("eval-brief-*")
