@@ -29,6 +29,7 @@ POLL_SECONDS = 1.0
 _ATTEMPTS = 5
 _SETTLE_SECONDS = 5.0  # between a worker's two reports it runs the hooks, for which it imports the flow
 _LATE = "Flow run was cancelled successfully."  # what a worker says of a flow run that perhaps said so itself before
+GAVE_BACK = "gave its place on the pool back; begins again when the stage that it waits for has one"
 _UNFINISHED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
 
@@ -45,12 +46,6 @@ def run_deployed(*rows: Row) -> None:
     with get_client(sync_client=True) as client:
         lines = [line for row in rows if (line := [Child(client, stage) for stage in row if not stage.is_done()])]
         try:
-            for before, line in zip([None, *lines], lines, strict=False):
-                # Each has its place on its pool before the next asks for one: two runs that each hold one pool and
-                # wait for the other would wait for ever.
-                if before is not None:
-                    before[0].wait_for_a_worker()
-                line[0].begin()
             _wait_for_all(lines)
         except BaseException:
             for line in lines:
@@ -164,13 +159,13 @@ class Child:
         self._followed = Followed(self._client, flow_run)
         self._mine = self.state.is_scheduled()
         if self.has_ended:
-            self._begin_again()
+            self.begin_again()
 
     def refresh(self) -> None:
         """Read the state anew; what a former orchestrator's attempt left undone when it ended is begun again."""
         self.followed.refresh()
-        if self.has_ended and not self._mine and not self.stage.is_done():
-            self._begin_again()
+        if self.has_ended and not self.gave_back and not self._mine and not self.stage.is_done():
+            self.begin_again()
 
     @property
     def has_ended(self) -> bool:
@@ -184,21 +179,28 @@ class Child:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended otherwise than Completed."""
-        return self.has_begun and self.has_ended and not self.state.is_completed()
+        """Whether it ended otherwise than Completed, for good: one that was told dead may have done its work."""
+        if not self.has_begun or not self.has_ended or self.state.is_completed() or self.gave_back:
+            return False
+        return not (self.state.is_crashed() and self.stage.is_done())
 
-    def wait_for_a_worker(self) -> None:
-        """Return once a worker took the flow run, which holds its place on the work pool from then on."""
-        while self.state.is_scheduled():
-            time.sleep(POLL_SECONDS)
-            self.refresh()
+    @property
+    def gave_back(self) -> bool:
+        """Whether it ended only to give its place on the pool back: it begins again when its turn comes."""
+        return self.state.is_cancelled() and self.state.message == GAVE_BACK
+
+    @property
+    def has_a_place(self) -> bool:
+        """Whether a worker took its flow run, which holds its place on the pool from then on."""
+        return self.has_begun and not self.state.is_scheduled()
 
     def cancel(self) -> None:
         """Have it stopped, if it was begun and has not ended."""
         if self._followed is not None:
             cancel(self._client, self._followed.flow_run.id)
 
-    def _begin_again(self) -> None:
+    def begin_again(self) -> None:
+        """Have its flow run, which ended, scheduled once more."""
         self._mine = True
         self.followed.begin_again()
 
@@ -206,6 +208,7 @@ class Child:
 def _wait_for_all(lines: Sequence[Sequence[Child]]) -> None:
     """Until all have ended. In each line one begins when the one before it has ended well, as long as none failed."""
     children = [child for line in lines for child in line]
+    _begin_next(lines)
     while (begun := [child for child in children if child.has_begun]) and not all(child.has_ended for child in begun):
         time.sleep(POLL_SECONDS)
         for child in begun:
@@ -227,9 +230,16 @@ def _wait_for_all(lines: Sequence[Sequence[Child]]) -> None:
 
 
 def _begin_next(lines: Sequence[Sequence[Child]]) -> None:
-    for line in lines:
+    """Begin what is next in each line; a line begins once the one before it has its place on its pool.
+
+    Two runs that each held one pool's place and waited for the other's would wait for ever.
+    """
+    for before, line in zip([None, *lines], lines, strict=False):
         begun = [child for child in line if child.has_begun]
-        if len(begun) < len(line) and begun[-1].has_ended:
+        if not begun or begun[-1].gave_back:
+            if before is None or before[0].has_a_place:
+                begun[-1].begin_again() if begun else line[0].begin()
+        elif len(begun) < len(line) and begun[-1].has_ended:
             line[len(begun)].begin()
 
 
@@ -263,11 +273,10 @@ def orchestrator(client: SyncPrefectClient, run: Run) -> FlowRun | None:
     return found[0] if found else None
 
 
-def ended_badly_since(client: SyncPrefectClient, key: str, moment: datetime) -> bool:
-    """Whether the flow run with this idempotency key ended after `moment` without completing."""
+def stage_state(client: SyncPrefectClient, key: str) -> State[Any] | None:
+    """The state of the stage's flow run with this idempotency key; None: it was never asked for."""
     found = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"idempotency_key": {"any_": [key]}}))
-    states = [flow_run.state for flow_run in found if flow_run.state is not None]
-    return any(s.is_final() and not s.is_completed() and s.timestamp > moment for s in states)
+    return found[0].state if found else None
 
 
 def _flow_runs(

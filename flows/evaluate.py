@@ -17,7 +17,7 @@ from flows.progress import Progress, announce_evaluation, evaluated
 from flows.rows import rollout_row
 from flows.runs import Run
 from flows.together import StageStoppedError
-from flows.working import working
+from flows.working import Partner, working
 
 if TYPE_CHECKING:
     from flows.sampler import Sampler
@@ -30,7 +30,7 @@ def evaluate(store: str, run: str, stage: int, after: int, version: int) -> Stat
 
     try:
         with (
-            working(store, run, "evaluate", partner=("update", {"stage": stage, "epoch": after - 1})) as the_run,
+            working(store, run, "evaluate", partner=Partner("update", {"stage": stage, "epoch": after - 1})) as the_run,
             Sampler(the_run.settings, the_run.directory) as sampler,
         ):
             plan = read_plan(the_run, stage, after - 1) if stage > 0 else BASE

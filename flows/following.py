@@ -10,6 +10,7 @@ from flows.execution import run_tags
 from flows.request import RunRequest
 from flows.runs import Run, RunError
 from flows.stage_lines import StageLines
+from flows.status import is_finished
 
 DEPLOYMENT = "srpo/srpo"
 
@@ -43,5 +44,5 @@ def follow(run: Run, flow_run: FlowRun) -> None:
             followed.refresh()
             lines.tell_new(followed.flow_run)
     state = followed.state
-    if not state.is_completed():
+    if not state.is_completed() and not (state.is_crashed() and is_finished(run)):  # it says so itself in a moment
         raise RunError(f"flow run {followed.name} ended {state.name}: {state.message}")

@@ -17,7 +17,7 @@ from flows.progress import EpochProgress
 from flows.rows import GradedRollout, informative_groups, mark_used, shard_table
 from flows.runs import Run
 from flows.together import StageStoppedError, check_stop, present_handover, tell_company
-from flows.working import working
+from flows.working import Partner, working
 from srpo_core.dynamic_sampling import StepRounds
 from srpo_core.problems.problem import Problem
 from srpo_core.seeds import derive_seed
@@ -33,7 +33,7 @@ def rollout(store: str, run: str, stage: int, epoch: int) -> State | None:
 
     try:
         with (
-            working(store, run, "rollout", partner=("update", {"stage": stage, "epoch": epoch})) as the_run,
+            working(store, run, "rollout", partner=Partner("update", {"stage": stage, "epoch": epoch})) as the_run,
             Sampler(the_run.settings, the_run.directory) as sampler,
         ):
             EpochSampling(the_run, stage, epoch, sampler).sample_missing_steps()

@@ -1,7 +1,7 @@
 """Everything of the `deployments` mode on one machine: a Prefect server with its UI, the deployments, the workers.
 
 Each process is in a group of its own, out of the terminal's reach, together with whatever it starts: when this process
-ends, every group is ended, the workers' first, so that their flow runs can still tell the server.
+ends, every group is ended: all the workers' at once, and after them the server's, which their flow runs still tell.
 """
 
 import os
@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,14 +64,13 @@ def served(file: Path, store: Path, host: str, port: int) -> Iterator[Served]:
         raise RunError(f"{logs}: cannot be made: {error.strerror}; --store names the directory of the runs") from error
     pools, url = read_pools(file), f"http://{host}:{port}"
     environment = _environment(store, url)
-    with ExitStack() as stack:
-        processes = {"server": stack.enter_context(_process(_server(host, port), environment, logs / "server.log"))}
-        _await_answer(processes["server"], url, logs / "server.log")
+    with _groups() as server, _groups() as workers:
+        server["server"] = _begin(_server(host, port), environment, logs / "server.log")
+        _await_answer(server["server"], url, logs / "server.log")
         _apply(file, store, environment)
         for name in (pool["name"] for pool in pools):
-            process = _process(_worker(name), environment, logs / f"worker-{name}.log")
-            processes[f"worker-{name}"] = stack.enter_context(process)
-        yield Served(url, pools, logs, processes)
+            workers[f"worker-{name}"] = _begin(_worker(name), environment, logs / f"worker-{name}.log")
+        yield Served(url, pools, logs, server | workers)
 
 
 def require_free(host: str, port: int) -> None:
@@ -126,10 +125,20 @@ def _await_answer(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 
 @contextmanager
-def _process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that leads a group of its own; the whole group is gone after the block."""
+def _groups() -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Processes that each lead a group of their own, once they are put in; all the groups are gone after the block."""
+    leaders: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        yield leaders
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave anything behind
+        _end(list(leaders.values()))
+
+
+def _begin(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     with _opened(log) as output:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "flows.process_group", str(os.getpid()), *command],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -137,10 +146,6 @@ def _process(command: list[str], environment: dict[str, str], log: Path) -> Iter
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    try:
-        yield process
-    finally:
-        _end_group(process)
 
 
 def _opened(log: Path) -> BinaryIO:
@@ -150,11 +155,13 @@ def _opened(log: Path) -> BinaryIO:
         raise RunError(f"{log}: cannot be written: {error.strerror}") from error
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave anything behind
+def _end(leaders: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End their groups, all at the same time: what is asked to end ends within a while, or is killed."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_SECONDS)
+        for leader in leaders:
+            with suppress(ProcessLookupError):
+                os.killpg(leader.pid, number)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for leader in leaders:
+            with suppress(subprocess.TimeoutExpired):
+                leader.wait(max(0.0, deadline - time.monotonic()))

@@ -19,7 +19,7 @@ from flows.progress import EpochProgress, announce_step
 from flows.rows import training_batch, used_rows
 from flows.runs import Run, RunError
 from flows.together import StageStoppedError, check_stop, present_handover, tell_company, wait_until
-from flows.working import working
+from flows.working import Partner, working
 from srpo_core.policy.errors import NotFiniteError
 from srpo_core.seeds import derive_seed
 from storage.files import publish_directory, temporary_directory
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 def update(store: str, run: str, stage: int, epoch: int) -> State | None:
     """Make every policy version of the epoch that is not published yet, in order."""
     try:
-        with working(store, run, "update", partner=("rollout", {"stage": stage, "epoch": epoch})) as the_run:
+        sampling = Partner("rollout", {"stage": stage, "epoch": epoch}, goes_first=True)
+        with working(store, run, "update", partner=sampling) as the_run:
             EpochUpdates(the_run, stage, epoch).make_missing_versions()
     except StageStoppedError as stopped:
         return Cancelled(message=str(stopped))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,19 +12,35 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext, TagsContext
 
 from flows.artifacts import wait_until_sent
-from flows.deployed import Followed, ended_badly_since, orchestrator, stage_key
+from flows.deployed import GAVE_BACK, Followed, orchestrator, stage_key, stage_state
 from flows.faults import is_transient
 from flows.kept import engines_kept
 from flows.prefect_server import end_threads_at_exit
 from flows.progress import announce
 from flows.runs import Run, open_run
-from flows.together import check_stop, stage_begins, watching
-
-Partner = tuple[str, Mapping[str, int]]
-"""The kind and the place of a stage that another one waits for."""
+from flows.together import StageStoppedError, check_stop, stage_begins, watching
 
 _WATCH_SECONDS = 5.0
+_ALONE_SECONDS = 120.0  # a run that was retried has begun its stages again by then
 _LOCK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A stage that another one waits for."""
+
+    kind: str
+    place: Mapping[str, int]
+    goes_first: bool = False
+    """Whether it has its place on its pool before the other asks for one."""
+
+
+class PlaceGivenBackError(StageStoppedError):
+    """The stage held a place on its pool and waited for one that has none; it is begun again in its turn."""
+
+    def __str__(self) -> str:
+        """What its orchestrator knows it by."""
+        return GAVE_BACK
 
 
 @contextmanager
@@ -31,7 +48,8 @@ def working(store: str, run: str, kind: str, *, partner: Partner | None = None) 
     """The run, in whose work of this `kind` no other process takes part during the block.
 
     A stage of a deployment also learns when it was cancelled, or when its `partner`, without which it would wait for
-    ever, ended badly; and when a person had it begin again, the run that needs it begins again with it.
+    ever, ended badly, or has no process and nobody to begin it; and when a person had it begin again, the run that
+    needs it begins again with it. Where the partner goes first and is queued, the stage gives its place back.
     Raises StageStoppedError from `check_stop` and `wait_until` when it must stop.
     """
     stage_begins()
@@ -79,6 +97,7 @@ class _Watch:
     def __init__(self, run: Run, flow_run: FlowRun, partner: Partner | None) -> None:
         self._run, self._flow_run, self._partner = run, flow_run.id, partner
         self._began, self._next = datetime.now(UTC), time.monotonic() + _WATCH_SECONDS
+        self._in_company = time.monotonic()  # when the partner, or who would begin it, was last seen
 
     def __call__(self) -> bool:
         if time.monotonic() < self._next:
@@ -90,18 +109,27 @@ class _Watch:
                 # One that was told dead, by who heard nothing of it for a while, lives all the same.
                 if state is not None and (state.is_cancelling() or (state.is_final() and not state.is_crashed())):
                     return True
-                return self._partner_ended_badly(client)
+                return self._partner is not None and self._must_stop_for(client, self._partner)
         except Exception as error:
             if not is_transient(error):
                 raise
             return False  # an API that does not answer stops nobody: asked again in a while
 
-    def _partner_ended_badly(self, client: SyncPrefectClient) -> bool:
-        if self._partner is None:
+    def _must_stop_for(self, client: SyncPrefectClient, partner: Partner) -> bool:
+        """Whether it waits in vain for its partner. Raises PlaceGivenBackError when it keeps the partner waiting."""
+        state = stage_state(client, stage_key(self._run.directory, partner.kind, partner.place))
+        at_work = self._run.is_at_work(partner.kind)
+        if state is not None and state.is_scheduled() and not at_work and partner.goes_first:
+            raise PlaceGivenBackError
+        ended_badly = state is not None and state.is_final() and not state.is_completed()
+        if at_work or not (state is None or ended_badly):
+            self._in_company = time.monotonic()
             return False
-        kind, place = self._partner
-        key = stage_key(self._run.directory, kind, place)
-        return ended_badly_since(client, key, self._began) and not self._run.is_at_work(kind)
+        if state is not None and state.timestamp > self._began:
+            return True
+        if self._run.is_locked:
+            self._in_company = time.monotonic()
+        return time.monotonic() - self._in_company > _ALONE_SECONDS
 
 
 def _bring_back_orchestrator(run: Run) -> None:

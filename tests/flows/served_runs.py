@@ -16,12 +16,12 @@ from pipeline_process import HERE, Pipeline
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
 from flows.faults import patiently
 
-PATIENCE_SECONDS = 300.0  # a machine with much else to do
+PATIENCE_SECONDS = 600.0  # a machine with much else to do
 POLL_SECONDS = 0.1
 
 T = TypeVar("T")
@@ -75,6 +75,11 @@ class Served:
 
         return eventually(look)
 
+    @property
+    def home(self) -> Path:
+        """Where Prefect keeps what it knows: its database."""
+        return Path(self.pipeline.environment["PREFECT_HOME"])
+
     def retry(self, flow_run: FlowRun) -> None:
         """What the UI's Retry button does."""
         again: Any = Scheduled(name="AwaitingRetry")
@@ -120,18 +125,19 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(directory: Path) -> Iterator[Served]:
-    """`srpo serve` with a store and a Prefect home below `directory`."""
+def serve(directory: Path, **variables: str) -> Iterator[Served]:
+    """`srpo serve` with a store and a Prefect home below `directory`, and more variables in its environment."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
-    own: dict[str, Any] = {"PREFECT_HOME": str(directory / "prefect"), "OMP_NUM_THREADS": "1"}
+    own: dict[str, Any] = {"PREFECT_HOME": str(directory / "prefect"), "OMP_NUM_THREADS": "1"} | variables
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | own
     command = [sys.executable, "-m", "flows", "serve", "--port", str(port), "--store", str(directory / "runs")]
     process = subprocess.Popen(command, env=environment, cwd=HERE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         assert f":{port}" in process.stdout.readline(), "`srpo serve` did not start"
-        with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        here = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: variables.get("PREFECT_API_AUTH_STRING")}
+        with temporary_settings(here), get_client(sync_client=True) as client:
             yield Served(Pipeline(environment | {"PREFECT_API_URL": url}), directory / "runs", process, client)
     finally:
         process.send_signal(signal.SIGTERM)
