@@ -18,7 +18,8 @@ from bench.chaos.summary import figures, kills_done, kills_held
 from bench.figures import Options, parser, tell, write_json
 from srpo_core.rollout.vllm_process import PYTHON_VARIABLE
 
-_SETTINGS = Path(__file__).parents[2] / "tests" / "flows" / "tiny.yaml"
+_RUNS = Path(__file__).parents[2] / "tests" / "flows"
+_SETTINGS = {"inline": _RUNS / "tiny.yaml", "deployments": _RUNS / "brief.yaml"}  # a process for each stage takes long
 _PER_RUN = {"inline": 25, "deployments": 8, "vllm": 3}
 
 
@@ -28,7 +29,7 @@ def main() -> None:
     command.add_argument("--kills", type=int, default=200, help="how many, over as many runs as it takes [200]")
     command.add_argument("--seed", type=int, default=0, help="what the moments and the victims are drawn from [0]")
     command.add_argument("--mode", choices=tuple(_PER_RUN), help="[all; inline if --quick]")
-    command.add_argument("--settings", type=Path, default=_SETTINGS, help="of the run [tests/flows/tiny.yaml]")
+    command.add_argument("--settings", type=Path, help="of the runs [tests/flows/tiny.yaml; deployed: brief.yaml]")
     command.add_argument("--together", type=int, default=1, help="inline runs at the same time [1]")
     asked = command.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -67,8 +68,8 @@ def shares_of(kills: int, mode: str | None) -> dict[str, int]:
     return {each: share for each, share in shares.items() if share}
 
 
-def _settings(mode: str, settings: Path, directory: Path) -> Path:
-    return write_settings(directory / "served") if mode == "vllm" else settings
+def _settings(mode: str, asked: Path | None, directory: Path) -> Path:
+    return write_settings(directory / "served") if mode == "vllm" else asked or _SETTINGS[mode]
 
 
 def _line(result: Result) -> str:

@@ -88,9 +88,9 @@ def reference(directory: Path, settings: Path, mode: str) -> Reference:
     """An undisturbed run."""
     plan = Plan(str(directory / "runs"), NAME, str(settings), seed=0, blows=[], url=free_url())
     outcome = carry_out(plan, mode)
-    if outcome.faults:
-        raise RuntimeError(f"the undisturbed run did not end well: {outcome.faults}")
     run = open_run(Path(plan.store), NAME)
+    if faults := judge(mode, outcome, run, run).faults:
+        raise RuntimeError(f"not all is well with the undisturbed run: {faults}")
     return Reference(run, gaps_of(run.directory), outcome.seconds)
 
 

@@ -97,11 +97,11 @@ def written_too_early(run: Run) -> list[str]:
             follows.append((index, row_of[each["version"]]))
     for each in run.history.sql("SELECT DISTINCT stage, epoch, step, policy_version FROM rollouts").to_pylist():
         step = f"data/run={run.name}/stage={each['stage']}/epoch={each['epoch']}/step={each['step']}/"
-        follows += [(row_of[each["policy_version"]], name) for name in written if name.startswith(step)]
+        follows += [(row_of.get(each["policy_version"], ""), name) for name in written if name.startswith(step)]
     for each in run.history.sql("SELECT DISTINCT stage, epoch, policy_version FROM evaluations").to_pylist():
         for table in ("evaluations", "evaluation_rollouts"):
             rows = f"tables/{table}/run={run.name}/stage={each['stage']}/epoch={each['epoch']}/rows.parquet"
-            follows.append((row_of[each["policy_version"]], rows))
+            follows.append((row_of.get(each["policy_version"], ""), rows))
     there = [(first, later) for first, later in follows if first in written and later in written]
     return [f"{later} before {first}" for first, later in there if written[first] > written[later]]
 
