@@ -49,6 +49,8 @@ def main() -> None:
             print(f"{kills_done(every)} of {kills} kills, {kills_held(every)} held: {_line(result)}", flush=True)
             if asked.json:
                 write_json(figures(every), asked.json)
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted; what was under way is in {directory}")
     finally:
         tell(figures(list(campaigns.values())), Options(asked.quick, asked.json))
     if any(result.faults for campaign in campaigns.values() for result in campaign.results):
