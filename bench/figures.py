@@ -61,8 +61,13 @@ def tell(figures: Sequence[Figure], asked: Options) -> None:
         table.add_row(figure.name, f"{figure.value:,.4g} {figure.unit}", reference, ratio, figure.goal or "-", met)
     Console(width=120).print(table)
     if asked.json:
-        rows = [{**vars(figure), "ratio": figure.ratio} for figure in figures]
-        asked.json.write_text(json.dumps({"figures": rows}, indent=2) + "\n")
+        write_json(figures, asked.json)
+
+
+def write_json(figures: Sequence[Figure], path: Path) -> None:
+    """The figures for programs."""
+    rows = [{**vars(figure), "ratio": figure.ratio} for figure in figures]
+    path.write_text(json.dumps({"figures": rows}, indent=2) + "\n")
 
 
 def timed_in_turn(repetitions: int, *ways: Callable[[], object]) -> list[float]:

@@ -58,8 +58,8 @@ def evaluate_policy(run: Run, sampler: "Sampler", plan: EpochPlan, after: int, v
         load_version(sampler, run, plan, version)
     progress.reach(0)
     graded = sample_heldout(sampler, settings, problems, stopwatch, progress.advance)
+    proof = sampler.proof()  # which a server that is found dead when it may rest takes along
     sampler.rest()
-    proof = sampler.proof()
     wait_until_published(run, plan, version)
     with stopwatch.measure("store"):
         rows = [rollout_row(rollout, grade, policy_version=version) | {"suite": HELDOUT} for rollout, grade in graded]

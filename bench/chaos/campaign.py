@@ -1,15 +1,17 @@
-"""Runs that are killed until enough kills are done, each compared with the undisturbed run of the same session."""
+"""Runs that are killed until enough kills are done, each compared with an undisturbed one."""
 
 import os
+import queue
 import random
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench.chaos.checks import differences, missing_steps, repeated_steps, steps_from_other_rollouts
+from bench.chaos.checks import differences, missing_steps, repeated_steps, steps_from_other_rollouts, written_too_early
 from bench.chaos.moments import Gap, draw, gaps_of
 from bench.chaos.outcome import Blow, Outcome, Plan, Resume, Victim, read_outcome, write_plan
 from flows.runs import Run, open_run
@@ -18,8 +20,9 @@ NAME = "chaos"
 VICTIMS: dict[str, tuple[Victim, ...]] = {
     "inline": ("process", "process", "process", "server"),
     "deployments": ("stage", "orchestrator", "worker", "server"),
+    "vllm": ("engine", "engine", "process"),
 }
-_MODULES = {"inline": "bench.chaos.inline", "deployments": "bench.chaos.deployed"}
+_MODULES = {"inline": "bench.chaos.inline", "deployments": "bench.chaos.deployed", "vllm": "bench.chaos.inline"}
 _WAYS: tuple[Resume, ...] = ("srpo resume", "prefect flow-run retry", "API")
 _OWN_SERVER_EVERY = 4  # inline runs: one of so many has no Prefect API but the servers that its processes start
 
@@ -34,6 +37,7 @@ class Result:
     missing: list[str]
     repeated: list[str]
     other_rollouts: list[str]
+    too_early: list[str]
 
     @property
     def is_equal(self) -> bool:
@@ -49,6 +53,7 @@ class Result:
             *(f"missing: {each}" for each in self.missing),
             *(f"trained twice: {each}" for each in self.repeated),
             *(f"trained on other rollouts: {each}" for each in self.other_rollouts),
+            *(f"written too early: {each}" for each in self.too_early),
             *(f"written again: {each}" for each in outcome.rewritten),
             *(f"left behind: {each}" for each in outcome.orphans),
             *outcome.faults,
@@ -83,39 +88,92 @@ def reference(directory: Path, settings: Path, mode: str) -> Reference:
     """An undisturbed run."""
     plan = Plan(str(directory / "runs"), NAME, str(settings), seed=0, blows=[], url=free_url())
     outcome = carry_out(plan, mode)
-    if outcome.faults:
-        raise RuntimeError(f"the undisturbed run did not end well: {outcome.faults}")
     run = open_run(Path(plan.store), NAME)
+    if faults := judge(mode, outcome, run, run).faults:
+        raise RuntimeError(f"not all is well with the undisturbed run: {faults}")
     return Reference(run, gaps_of(run.directory), outcome.seconds)
 
 
-def campaign(
-    directory: Path, settings: Path, *, references: dict[str, Reference], kills: int, per_run: dict[str, int], seed: int
-) -> Iterator[Result]:
-    """Results of runs, the modes in turn, until `kills` are done."""
-    done = number = 0
-    modes = list(references)
-    while done < kills:
-        mode = modes[number % len(modes)]
-        blows = draw_blows(references[mode], mode, min(per_run[mode], kills - done), seed * 1000 + number)
-        own = mode == "inline" and number // len(modes) % _OWN_SERVER_EVERY == _OWN_SERVER_EVERY - 1
-        home = directory / f"{mode}-{number:03d}"
-        url = "" if own else free_url()
-        plan = Plan(str(home / "runs"), NAME, str(settings), seed=seed * 1000 + number, blows=blows, url=url)
-        result = judge(mode, carry_out(plan, mode), killed_run(plan), references[mode].run)
-        done, number = done + len(result.outcome.kills), number + 1
-        yield result
+@dataclass
+class Campaign:
+    """Runs of one mode, `per_run` kills in each, until `kills` are done; and what became of them so far.
+
+    Several threads may carry it out together.
+    """
+
+    mode: str
+    directory: Path
+    settings: Path
+    kills: int
+    per_run: int
+    seed: int
+    undisturbed: Reference | None = None
+    results: list[Result] = field(default_factory=list)
+    _plans: int = 0
+    _under_way: int = 0  # kills that are planned, and not yet done
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def carry_out(self) -> Iterator[Result]:
+        """Results of this thread, as they come."""
+        with self._lock:
+            if self.undisturbed is None:
+                self.undisturbed = reference(self.directory / f"undisturbed-{self.mode}", self.settings, self.mode)
+        while (plan := self._next_plan(self.undisturbed)) is not None:
+            result = judge(self.mode, carry_out(plan, self.mode), killed_run(plan), self.undisturbed.run)
+            with self._lock:
+                self.results.append(result)
+                self._under_way -= len(plan.blows)
+            yield result
+
+    def _next_plan(self, undisturbed: Reference) -> Plan | None:
+        """A plan for the next kills; None, if nothing is left to plan."""
+        with self._lock:
+            done = sum(len(result.outcome.kills) for result in self.results)
+            kills = min(self.per_run, self.kills - done - self._under_way)
+            if kills <= 0:
+                return None
+            number, self._plans, self._under_way = self._plans, self._plans + 1, self._under_way + kills
+        seed = self.seed * 1000 + number
+        own = self.mode == "inline" and number % _OWN_SERVER_EVERY == _OWN_SERVER_EVERY - 1
+        store = self.directory / f"{self.mode}-{number:03d}" / "runs"
+        blows = draw_blows(undisturbed.gaps, self.mode, kills, seed)
+        return Plan(str(store), NAME, str(self.settings), seed, blows, url="" if own else free_url())
 
 
-def draw_blows(undisturbed: Reference, mode: str, count: int, seed: int) -> list[Blow]:
+def at_the_same_time(rows: Iterable[Iterable[Campaign]]) -> Iterator[Result]:
+    """Results of rows of campaigns, all rows at the same time. What one raises is raised here.
+
+    Threads that nobody waits for: when this process ends, so does all that they started.
+    """
+    results: queue.Queue[Result | BaseException | None] = queue.Queue()
+
+    def carry_out(row: Iterable[Campaign]) -> None:
+        try:
+            for campaign in row:
+                for result in campaign.carry_out():
+                    results.put(result)
+        except BaseException as error:
+            results.put(error)
+        else:
+            results.put(None)
+
+    threads = [threading.Thread(target=carry_out, args=[row], daemon=True) for row in rows]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        while (result := results.get()) is not None:
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+
+
+def draw_blows(gaps: list[Gap], mode: str, count: int, seed: int) -> list[Blow]:
     """Whom to kill and when, in order; the ways of resuming take turns."""
     dice, victims = random.Random(seed), VICTIMS[mode]
-    if mode == "inline" and undisturbed.run.settings.engine.kind == "vllm":
-        victims = (*victims, "engine")
     turn = dice.randrange(len(_WAYS))
     blows = [
         Blow(dice.choice(victims), moment, _WAYS[(turn + number) % len(_WAYS)])
-        for number, moment in enumerate(draw(undisturbed.gaps, count, dice))
+        for number, moment in enumerate(draw(gaps, count, dice))
     ]
     ending = [number for number, blow in enumerate(blows) if blow.victim in ("stage", "orchestrator")]
     if ending and seed % 2:  # one deployed run in two also moves, where the kill ends it
@@ -140,6 +198,7 @@ def judge(mode: str, outcome: Outcome, run: Run, undisturbed: Run) -> Result:
         missing_steps(run),
         repeated_steps(run),
         steps_from_other_rollouts(run),
+        written_too_early(run),
     )
 
 

@@ -84,6 +84,28 @@ def steps_from_other_rollouts(run: Run) -> list[str]:
     ]
 
 
+def written_too_early(run: Run) -> list[str]:
+    """Files older than what they follow from: versions than their rollouts, what was sampled than its version."""
+    written = {str(path.relative_to(run.directory)): path.stat().st_mtime_ns for path in published(run.directory)}
+    row_of: dict[int, str] = {}
+    follows: list[tuple[str, str]] = []  # a file, and one that follows from it
+    for each in run.history.read("policies").to_pylist():
+        place = f"run={run.name}/stage={each['stage']}/epoch={each['epoch']}"
+        row_of[each["version"]] = f"tables/policies/{place}/version-{each['version']:06d}.parquet"
+        if each["stage"]:
+            index = f"index/{place}/step-{each['step']:06d}.parquet"
+            follows.append((index, row_of[each["version"]]))
+    for each in run.history.sql("SELECT DISTINCT stage, epoch, step, policy_version FROM rollouts").to_pylist():
+        step = f"data/run={run.name}/stage={each['stage']}/epoch={each['epoch']}/step={each['step']}/"
+        follows += [(row_of.get(each["policy_version"], ""), name) for name in written if name.startswith(step)]
+    for each in run.history.sql("SELECT DISTINCT stage, epoch, policy_version FROM evaluations").to_pylist():
+        for table in ("evaluations", "evaluation_rollouts"):
+            rows = f"tables/{table}/run={run.name}/stage={each['stage']}/epoch={each['epoch']}/rows.parquet"
+            follows.append((row_of.get(each["policy_version"], ""), rows))
+    there = [(first, later) for first, later in follows if first in written and later in written]
+    return [f"{later} before {first}" for first, later in there if written[first] > written[later]]
+
+
 class Witness:
     """Remembers what was committed at each kill, to see that none of it was ever written again."""
 

@@ -111,12 +111,14 @@ class DeployedRun:
         return found if found is not None and found.state is not None and found.state.is_final() else None
 
     def _until(self, ready: Callable[[], object], *, every: float = 0.01) -> bool:
-        """Whether `ready()`, looked at so often, came before the run's end."""
-        deadline, asked = time.monotonic() + PATIENCE_SECONDS, 0.0
+        """Whether `ready()`, looked at so often, came before the run's end, as long as the run gets on."""
+        deadline, asked, count = time.monotonic() + PATIENCE_SECONDS, 0.0, 0
         while not ready():
             if time.monotonic() - asked > _POLL_SECONDS:
                 if self._ended():
                     return bool(ready())
+                if (now := len(published(self._directory))) > count:
+                    deadline, count = time.monotonic() + PATIENCE_SECONDS, now
                 asked = time.monotonic()
             if time.monotonic() > deadline:
                 self.outcome.faults.append(f"nothing came of it in {PATIENCE_SECONDS:.0f} s: {self._states()}")

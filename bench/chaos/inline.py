@@ -25,7 +25,7 @@ from bench.chaos.processes import adopt_orphans, ended, kill, living, reap, wait
 from bench.chaos.servers import Server, environment
 from flows.cli import main
 
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 600.0  # a vLLM server takes minutes to start, on a busy machine
 _END_SECONDS = 20.0  # of what outlives a killed process for a moment: its server's last requests, on a busy machine
 _LONGEST_OUTAGE_SECONDS = 3.0
 
@@ -112,7 +112,7 @@ class InlineRun:
             return [self._server.process.pid]
         names = {"server": "flows.prefect_server", "engine": "vllm.entrypoints.openai.api_server"}
         below = living(process) if blow.victim in names else {}
-        return [each for each, command in below.items() if names[blow.victim] in command] or [process]
+        return [each for each, command in below.items() if command[1:3] == ["-m", names[blow.victim]]] or [process]
 
     def _survives(self, blow: Blow, process: int) -> bool:
         """Whether the run's process publishes something once its server is back, if that can be started again."""

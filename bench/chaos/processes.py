@@ -17,6 +17,7 @@ def adopt_orphans() -> None:
 
     When this one's own parent dies, it is interrupted, to end them all.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is not there where a shell began it in background
     for what, value in ((_SUBREAPER, 1), (_SIGNAL_OF_PARENT, signal.SIGINT)):
         if ctypes.CDLL(None, use_errno=True).prctl(what, value, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "prctl")

@@ -27,7 +27,7 @@ class Pipeline:
             cwd=HERE,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
 

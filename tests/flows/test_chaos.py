@@ -3,6 +3,7 @@
 bench/chaos does the same 200 times. tests/flows/test_resume.py kills at named moments, one after the other.
 """
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -73,6 +74,30 @@ def test_the_checks_see_a_step_that_was_trained_twice_or_on_other_rollouts(refer
     faults = judge("inline", Outcome(), run, reference).faults
     assert "trained twice: stage 1, epoch 0, step 0" in faults
     assert "trained on other rollouts: stage 1, epoch 0, step 1" in faults
+
+
+@pytest.mark.parametrize(
+    ("early", "first"),
+    [
+        ("tables/policies/run=tiny/stage=2/epoch=0/version-000008", "index/run=tiny/stage=2/epoch=0/step-000001"),
+        (
+            "tables/evaluation_rollouts/run=tiny/stage=1/epoch=2/rows",
+            "tables/policies/run=tiny/stage=1/epoch=1/version-000006",
+        ),
+        (
+            "data/run=tiny/stage=2/epoch=1/step=0/shard-001",
+            "tables/policies/run=tiny/stage=2/epoch=0/version-000011",
+        ),
+    ],
+)
+def test_the_checks_see_what_was_written_before_what_it_follows_from(
+    reference: Run, tmp_path: Path, early: str, first: str
+) -> None:
+    run = copy_of(reference, tmp_path)
+    os.utime(run.directory / f"{early}.parquet", ns=(0, 0))
+    assert judge("inline", Outcome(), run, reference).faults == [
+        f"written too early: {early}.parquet before {first}.parquet"
+    ]
 
 
 def test_the_witness_sees_what_was_written_again_though_its_bytes_are_the_same(reference: Run, tmp_path: Path) -> None:

@@ -3,12 +3,18 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from pipeline_process import UndisturbedRun
+from safetensors.torch import load_file
 
+from bench.chaos.moments import published
+from flows.evaluate import evaluate_policy
+from flows.plan import read_plan
 from flows.rollout import EpochSampling
+from flows.rows import GradedRollout
 from flows.runs import Run, open_run
 from flows.sampler import Sampler
 from flows.together import present_handover, run_together, stage_begins, tell_company, wait_until
@@ -99,6 +105,65 @@ def test_rollouts_of_which_an_earlier_attempt_published_some_are_read_from_the_h
     assert write_shards_of(whole, run, step, most=1) == 1
     assert sampled(run, step) is None
     assert run.history.is_committed(STAGE, EPOCH, step)
+
+
+def test_what_is_sampled_from_a_version_that_is_never_published_is_not_published(
+    whole: Run, taken_back: tuple[Run, int, int]
+) -> None:
+    run, step, version = taken_back
+    unpublish(run, version - 1)
+    for path in run.directory.glob(f"tables/evaluation*/*/stage={STAGE}/epoch={EPOCH + 1}/*"):
+        path.unlink()
+
+    def steps(sampler: Sampler) -> None:
+        EpochSampling(run, STAGE, EPOCH, sampler).sample_step(step)
+
+    def evaluation(sampler: Sampler) -> None:
+        evaluate_policy.fn(run, sampler, read_plan(run, STAGE, EPOCH), EPOCH + 1, version)
+
+    for work, offered in ((steps, version - 1), (evaluation, version)):
+        before = set(published(run.directory))
+        sample_from_memory(run, work, offered, whole.policy(offered))
+        assert set(published(run.directory)) == before
+
+
+class TellingSampler(Sampler):
+    """Tells once it has sampled."""
+
+    sampled: bool = False
+
+    def sample(self, *arguments: Any, **options: Any) -> list[GradedRollout]:
+        """As it does, then tell."""
+        rollouts = super().sample(*arguments, **options)
+        self.sampled = True
+        tell_company()
+        return rollouts
+
+
+def sample_from_memory(run: Run, work: Callable[[Sampler], object], version: int, policy: Path) -> None:
+    """Do work that samples from weights in memory, whose update fails once it has sampled."""
+    with TellingSampler(run.settings, run.directory) as sampler:
+        sampler.load(policy)  # an engine that has loaded nothing takes no weights
+
+        def update() -> None:
+            stage_begins()
+            present_handover().offer(version, load_file(policy / MODEL_FILE))
+            tell_company()
+            wait_until(lambda: sampler.sampled)
+            raise OSError("on purpose")
+
+        def sampling() -> None:
+            wait_until(lambda: present_handover().offers(version))
+            work(sampler)
+
+        with pytest.raises(OSError, match="on purpose"):
+            run_together(update, stage(sampling))
+
+
+def unpublish(run: Run, version: int) -> None:
+    """Forget that a version is published."""
+    (row,) = run.directory.glob(f"tables/policies/*/*/*/version-{version:06d}.parquet")
+    row.unlink()
 
 
 def sampled(run: Run, step: int) -> pa.Table | None:
