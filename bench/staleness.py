@@ -23,6 +23,7 @@ quiet_prefect()  # before anything imports Prefect, as the command itself does
 from prefect import flow
 
 from bench.slowed import slowed
+from flows.artifacts import wait_until_sent
 from flows.execution import Stage, run_inline
 from flows.plan import is_planned
 from flows.prepare import prepare
@@ -139,6 +140,7 @@ def train(run: Run) -> Times:
     """Train what is missing of the run's first stage, as `srpo run` does, and tell when it was committed."""
     run_inline([Stage(prepare, run, {}, lambda: is_planned(run, MATH, 0))])
     Training(run, run_inline).train_stage(MATH)
+    wait_until_sent()  # what is shown is read from the run, which is removed at the end
     epochs = range(len(run.history.read("epochs", stage=MATH)) - 1)  # the last one was planned, not begun
     return Times(
         [[path.stat().st_mtime for path in _index(run, epoch)] for epoch in epochs],
