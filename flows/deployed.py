@@ -237,8 +237,12 @@ def _begin_next(lines: Sequence[Sequence[Child]]) -> None:
     for before, line in zip([None, *lines], lines, strict=False):
         begun = [child for child in line if child.has_begun]
         if not begun or begun[-1].gave_back:
-            if before is None or before[0].has_a_place:
-                begun[-1].begin_again() if begun else line[0].begin()
+            if before is not None and not before[0].has_a_place:
+                continue
+            if begun:
+                begun[-1].begin_again()
+            else:
+                line[0].begin()
         elif len(begun) < len(line) and begun[-1].has_ended:
             line[len(begun)].begin()
 

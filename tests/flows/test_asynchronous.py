@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from pipeline_process import TINY, Pipeline
+from taken_back import take_back
 from test_resume import assert_same_run, run_killed
 
 from flows.runs import Run, RunError, open_run
@@ -79,19 +80,7 @@ def test_a_step_with_one_rollout_beyond_the_bound_is_refused_and_not_learned_fro
 ) -> None:
     """The last step of a run, taken back and committed again by another writer."""
     source = lagging(2)
-    last = source.history.sql("SELECT max(step) AS step, max(version) AS version FROM policies WHERE stage = 2")
-    step, version = last["step"][0].as_py(), last["version"][0].as_py()
-    shutil.copytree(source.directory, tmp_path / "tiny")
-    run = open_run(tmp_path, "tiny")
-    shutil.rmtree(run.policy(version))
-    forgotten = [
-        f"data/*/stage=2/epoch=0/step={step}/*",
-        f"index/*/stage=2/epoch=0/step-{step:06d}.parquet",
-        f"tables/policies/*/*/*/version-{version:06d}.parquet",
-        f"tables/metrics/*/stage=2/*/update-{step:06d}.*",
-    ]
-    for path in [path for pattern in forgotten for path in run.directory.glob(pattern)]:
-        path.unlink()
+    run, step, version = take_back(source, tmp_path, stage=2, epoch=0)
     plant(run, source, 2, step, version - 1 - 3, rows=1)
     with pytest.raises(RunError, match=rf"step {step} has .* version {version - 4}, 3 versions .* allows 2"):
         EpochUpdates(run, 2, 0).update_step(step)

@@ -1,6 +1,5 @@
 """What is handed over in memory is what is published, and nothing that follows from it is published before it."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pytest
 from pipeline_process import UndisturbedRun
 from safetensors.torch import load_file
+from taken_back import take_back
 
 from bench.chaos.moments import published
 from flows.evaluate import evaluate_policy
@@ -33,22 +33,7 @@ def whole(undisturbed: UndisturbedRun) -> Run:
 @pytest.fixture
 def taken_back(whole: Run, tmp_path: Path) -> tuple[Run, int, int]:
     """A run without its last step of an epoch and the version that follows from it, which are numbered."""
-    shutil.copytree(whole.directory, tmp_path / whole.name)
-    run = open_run(tmp_path, whole.name)
-    last = run.history.sql(
-        f"SELECT max(step) AS s, max(version) AS v FROM policies WHERE stage={STAGE} AND epoch={EPOCH}"
-    )
-    step, version = last["s"][0].as_py(), last["v"][0].as_py()
-    shutil.rmtree(run.policy(version))
-    forgotten = [
-        f"data/*/stage={STAGE}/epoch={EPOCH}/step={step}/*",
-        f"index/*/stage={STAGE}/epoch={EPOCH}/step-{step:06d}.parquet",
-        f"tables/policies/*/*/*/version-{version:06d}.parquet",
-        f"tables/metrics/*/stage={STAGE}/epoch={EPOCH}/update-{step:06d}.parquet",
-    ]
-    for path in [path for pattern in forgotten for path in run.directory.glob(pattern)]:
-        path.unlink()
-    return run, step, version
+    return take_back(whole, tmp_path, STAGE, EPOCH)
 
 
 def test_a_version_that_was_learned_from_memory_is_published_after_its_rollouts_are_committed(
