@@ -25,7 +25,7 @@ from flows.faults import patiently
 from flows.machines import record_machine
 from flows.metrics import Stopwatch, publish_metrics
 from flows.plan import EpochPlan, is_planned, read_plan, read_problems
-from flows.policies import is_published
+from flows.policies import is_published, prune
 from flows.prefect_server import end_threads_at_exit
 from flows.prepare import prepare
 from flows.progress import Progress
@@ -149,6 +149,7 @@ class Training:
         due = (epoch + 1) % run.settings.evaluation.every_epochs == 0
         # What samples, in its order, beside what follows from the rollouts: each begins while the other still works.
         self.carry_out([rollouts, *([evaluation] if due else [])], [updates, resampling])
+        prune(run, plan.last_version)  # an update that was killed after its last version left this undone
         decision = decide_stage(run, stage, epoch)
         if decision != "continue" and not due:
             self.carry_out([evaluation])

@@ -69,6 +69,11 @@ def _before_a_refill(call: int) -> None:
     _before(storage.history.RunHistory, "write_shard", call, lambda *arguments: arguments[4] >= planned)
 
 
+def _before_the_last_pruning(call: int) -> None:
+    last = "version-000013"  # is removed once version 15 of tests/flows/tiny.yaml, its last, is published
+    _before(flows.policies, "remove_directory", call, lambda directory, _: directory.name == last)
+
+
 MOMENTS: dict[str, Callable[[int], None]] = {
     "in the middle of a shard": _torn_shard,
     "before a refill": _before_a_refill,
@@ -77,6 +82,7 @@ MOMENTS: dict[str, Callable[[int], None]] = {
     "before the checkpoint is published": lambda call: _before(flows.update, "publish_directory", call),
     "between the checkpoint's two phases": lambda call: _before(flows.update, "publish_row", call),
     "while pruning": lambda call: _before(flows.policies, "remove_directory", call),
+    "before the last pruning": _before_the_last_pruning,
     "in resampling": _publishing("decisions"),
     "between decisions and plan": _publishing("epochs"),
     "at the transition": _publishing("transitions"),

@@ -24,6 +24,7 @@ KILLS = [
     ("in an evaluation", 1),
     ("while pruning", 1),
     ("at the transition", 1),
+    ("before the last pruning", 1),
 ]
 
 
