@@ -19,13 +19,17 @@ import subprocess
 import sys
 from typing import NoReturn
 
+KILLED = "vllm_guard: the server was killed by "
 LOOK_SECONDS = 1.0
 GRACE_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
 def main(parent: int, command: list[str]) -> NoReturn:
-    """Run the command until it ends or the parent does; then SIGKILL takes the group, and this process with it."""
+    """Run the command until it ends or the parent does; then SIGKILL takes the group, and this process with it.
+
+    A command that a signal ended is told on our output, as `KILLED` and the signal's name.
+    """
     if os.getpgrp() != os.getpid():
         sys.exit("vllm_guard.py ends its process group: start it as the leader of one")
     end_reader, end_writer = os.pipe()
@@ -38,6 +42,8 @@ def main(parent: int, command: list[str]) -> NoReturn:
         ready, _, _ = select.select([sys.stdin.fileno(), end_reader, ended], [], [], LOOK_SECONDS)
         if ready or os.getppid() != parent:
             break
+    if (status := child.poll()) is not None and status < 0:
+        print(f"{KILLED}{signal.Signals(-status).name}", flush=True)
     os.killpg(0, signal.SIGTERM)
     select.select([ended], [], [], GRACE_SECONDS)
     os.killpg(0, signal.SIGKILL)

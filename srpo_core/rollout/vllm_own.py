@@ -20,7 +20,8 @@ PATIENCE_SECONDS = 10.0
 class OwnVllmEngine:
     """Samples on a vLLM server that is started on this machine, and that ends with this process.
 
-    When the server is lost, `load` and `generate` raise EngineUnavailableError; the next `load` starts another.
+    When the server is lost, be it while it starts, `load` and `generate` raise EngineUnavailableError; the next `load`
+    starts another.
     """
 
     def __init__(self, settings: EngineSettings, *, dtype: str, served: Path, log: Path) -> None:

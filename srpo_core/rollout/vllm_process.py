@@ -19,7 +19,7 @@ import urllib.request
 from pathlib import Path
 
 from srpo_core.rollout import vllm_guard
-from srpo_core.rollout.errors import EngineError
+from srpo_core.rollout.errors import EngineError, EngineUnavailableError
 from srpo_core.settings.engine import EngineSettings
 
 LOOPBACK = "127.0.0.1"
@@ -82,7 +82,11 @@ class VllmProcess:
         return self._guard.returncode is None and not select.select([self._guard_ended], [], [], 0)[0]
 
     def wait(self) -> None:
-        """Return when the server answers. Raises VllmStartError when it ends or takes too long, and ends it then."""
+        """Return when the server answers.
+
+        Raises VllmStartError when it ends or takes too long, and ends it then; EngineUnavailableError when it was
+        killed, which says nothing against starting another.
+        """
         deadline = time.monotonic() + self._seconds
         while not self._is_healthy():
             if not self.runs:
@@ -119,6 +123,8 @@ class VllmProcess:
         with self._log.open("rb") as file:
             file.seek(self._log_start)
             said = file.read().decode(errors="replace")
+        if vllm_guard.KILLED in said:
+            raise EngineUnavailableError(f"the vLLM server was killed while it started; {self._log} has all it said")
         raise VllmStartError(f"the vLLM server {what}; {self._log} has all it said:\n{_reason(said)}")
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 from vllm_environment import MARK, all_end, marked
+from vllm_policies import tiny_model, write_version
 
+from srpo_core.rollout.errors import EngineUnavailableError
+from srpo_core.rollout.vllm_own import OwnVllmEngine
 from srpo_core.rollout.vllm_process import (
     LOOPBACK,
     PYTHON_VARIABLE,
@@ -41,6 +44,20 @@ def test_a_second_failure_is_told_without_the_first_ones_words(tmp_path: Path) -
         VllmProcess(tmp_path, HERE, dtype="float32", log=log).wait()
     assert "earlier" not in str(told.value)
     assert log.read_text().startswith("RuntimeError: of an earlier start\n")
+
+
+def test_a_server_that_is_killed_while_it_starts_may_be_started_again(tmp_path: Path) -> None:
+    policy = write_version(tmp_path / "policies" / "version-1", tiny_model(1), 1)
+    program, log = tmp_path / "python", tmp_path / "log"
+    program.write_text("#!/bin/sh\nkill -KILL $$\n")
+    program.chmod(0o755)
+    settings = HERE.model_copy(update={"python": str(program)})
+    engine = OwnVllmEngine(settings, dtype="float32", served=tmp_path / "served", log=log)
+    for starts in (1, 2):
+        with pytest.raises(EngineUnavailableError, match="killed while it started"):
+            engine.load(policy)
+        assert log.read_text().count("killed by SIGKILL") == starts
+    engine.close()
 
 
 @pytest.fixture
