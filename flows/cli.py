@@ -157,6 +157,8 @@ def _train(the_run: Run, mode: Mode) -> None:
 
     if not is_finished(the_run):
         _run_flows(the_run) if mode == "inline" else _run_deployed(the_run)
+    elif mode == "deployments" and _ended_badly(the_run):
+        _run_deployed(the_run)  # what is done: its flow run was killed before it could say so
     else:
         typer.echo(f"run {the_run.name} is done; `srpo run` with another --run-id trains again")
         if not the_run.report.is_file():
@@ -191,6 +193,14 @@ def _import_flows() -> None:
     import flows.sampler
     import flows.srpo
     import flows.trainers  # noqa: F401  what a run takes from the disk, which is seconds
+
+
+def _ended_badly(the_run: Run) -> bool:
+    require_api()
+
+    from flows.following import ended_badly
+
+    return ended_badly(the_run)
 
 
 def _run_deployed(the_run: Run) -> None:

@@ -33,6 +33,14 @@ def schedule(run: Run) -> FlowRun:
     return ask_for(DEPLOYMENT, parameters=parameters, flow_run_name=run.name, tags=run_tags(run))
 
 
+def ended_badly(run: Run) -> bool:
+    """Whether the deployed flow run that trained the run last, if any did, has ended but not completed."""
+    with get_client(sync_client=True) as client:
+        flow_run = orchestrator(client, run)
+    state = None if flow_run is None else flow_run.state
+    return state is not None and state.is_final() and not state.is_completed()
+
+
 def follow(run: Run, flow_run: FlowRun) -> None:
     """Tell what its stages say until the run's flow run has completed. Raises RunError when it ends otherwise."""
     with get_client(sync_client=True) as client:

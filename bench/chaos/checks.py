@@ -1,5 +1,6 @@
 """What a run must be at its end, however often it was killed: the undisturbed one, each step once, none rewritten."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,20 @@ _STEPS = """
 
 
 def tables(run: Run) -> dict[str, list[Any]]:
-    """Every row of every table, but for measured times."""
+    """Every row of every table, but for measured times. What is not a number is equal to itself here."""
     history = run.history
     every = {name: history.read(name).to_pylist() for name in TABLES if name != "rollouts"}
     every["metrics"] = [row for row in every["metrics"] if not row["name"].startswith(_MEASURED)]
     every["rollouts"] = history.sql("FROM trajectories ORDER BY stage, epoch, step, position").to_pylist()
-    return every
+    return {name: [_comparable(row) for row in rows] for name, rows in every.items()}
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _comparable(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_comparable(each) for each in value]
+    return "not a number" if isinstance(value, float) and math.isnan(value) else value
 
 
 def policies(run: Run) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from pipeline_process import HERE, Pipeline
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.schemas.events import ResourceSpecification
-from prefect.states import Cancelling, Scheduled
+from prefect.states import Cancelling, Crashed, Scheduled
 from served_runs import Served, eventually, processes, serve
 from test_resume import assert_same_run, policies, tables
 from test_secrets import SECRETS, found_secrets
@@ -81,6 +81,14 @@ def test_a_run_whose_stages_workers_server_and_orchestrator_are_killed_ends_like
     assert (ended.id, ended.run_count) == (run.id, 4)
     assert_same_run(open_run(served.store, "brief"), inline)
     assert open_run(served.store, "brief").report.is_file()
+    # As if it had been killed when nothing was left but to say so.
+    served.client.set_flow_run_state(run.id, Crashed(), force=True)
+    resumed = served.pipeline.srpo("resume", "brief", "--store", served.store, "--mode", "deployments")
+    assert resumed.returncode == 0, resumed.stderr
+    assert served.until("brief", "COMPLETED").run_count == 5
+    again = served.pipeline.srpo("resume", "brief", "--store", served.store, "--mode", "deployments")
+    assert "run brief is done" in again.stdout
+    assert served.until("brief", "COMPLETED").run_count == 5
 
 
 @contextmanager
