@@ -19,6 +19,7 @@ from markupsafe import Markup
 from flows import charts
 from flows.charts import Chart, StageStart, Style
 from flows.runs import Run, RunError, open_run
+from flows.settings_log import read_changes
 from flows.status import Status, read_status
 from srpo_core.settings_file import dump_settings
 from storage.files import replace_file
@@ -237,6 +238,7 @@ def _content(run: Run) -> dict[str, Any]:
         "decisions": figures.decisions(),
         "flips": figures.flips(),
         "settings": dump_settings(run.settings),
+        "changes": read_changes(run.directory),
         "queries": {title: f'srpo sql {run.name} "{query}"{store}' for title, query in QUERIES.items()},
         "stages": STAGES,
     }

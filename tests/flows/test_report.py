@@ -9,8 +9,9 @@ import pytest
 from report_page import Page
 
 from flows import charts, report
+from flows.changes import change_run
 from flows.report import QUERIES, write_picture, write_report
-from flows.runs import Run, RunError, create_run
+from flows.runs import Run, RunError, create_run, open_run
 from srpo_core.config import Settings
 from storage.tables import SHARDS
 
@@ -281,6 +282,13 @@ def test_settings_and_queries_lead_on(filled: Run, page: Page) -> None:
         assert f'srpo sql r1 "{query}" --store {filled.store}' in told
         assert filled.history.sql(query).num_rows > 0
         assert not set(query) & set('"$`\\!')  # a shell leaves it as it is
+
+
+def test_settings_that_were_changed_on_the_way_are_told(run: Run, page: Page) -> None:
+    assert "changes" not in page.tables
+    change_run(run, ["guards.max_hours=8"], "<me>@here", lambda _: None)
+    row = Page(write_report(open_run(run.store, run.name))).tables["changes"][1]
+    assert row[1:] == ["<me>@here", "0", "0", "0", "guards.max_hours", "null", "8.0"]
 
 
 def test_report_is_small_and_leaves_nothing_behind(filled: Run, page: Page) -> None:
