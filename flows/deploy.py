@@ -82,12 +82,17 @@ def _make_pool(client: SyncPrefectClient, pool: dict[str, Any]) -> str:
 
 
 def _make_automation(client: SyncPrefectClient, automation: AutomationCore) -> str:
-    there = client.read_automations_by_name(automation.name)
-    if there:
-        client.update_automation(there[0].id, automation)
-        return "is there"
+    for there in client.read_automations_by_name(automation.name):
+        if _content(there) == _content(automation):
+            return "is there"  # untouched: one that is written again forgets what it waits for
+        client.update_automation(there.id, automation)
+        return "changed"
     client.create_automation(automation)
     return "made"
+
+
+def _content(automation: AutomationCore) -> dict[str, Any]:
+    return automation.model_dump(include=set(AutomationCore.model_fields))
 
 
 def _deployments(file: Path, store: Path) -> Iterator[str]:

@@ -6,7 +6,7 @@ again under its own name, with its run count raised. Whether there is work left 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +28,7 @@ from flows.together import StageStoppedError
 POLL_SECONDS = 1.0
 _ATTEMPTS = 5
 _SETTLE_SECONDS = 5.0  # between a worker's two reports it runs the hooks, for which it imports the flow
+_HOLD_SECONDS = 15.0  # from its beginning until a flow run holds the lock of its work, on a busy machine
 _LATE = "Flow run was cancelled successfully."  # what a worker says of a flow run that perhaps said so itself before
 GAVE_BACK = "gave its place on the pool back; begins again when the stage that it waits for has one"
 _UNFINISHED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
@@ -102,11 +103,19 @@ class Followed:
         if of_before and not_begun and self._again < _ATTEMPTS:
             self.begin_again()
 
+    @property
+    def seconds(self) -> float:
+        """How long it is in its state."""
+        return (datetime.now(UTC) - self.state.timestamp).total_seconds()
+
+    def is_left_behind(self, at_work: Callable[[], bool]) -> bool:
+        """Whether it is told to run and nobody is `at_work` on it: its process went together with who would tell."""
+        return self.state.is_running() and self.seconds > _HOLD_SECONDS and not at_work()
+
     def begin_again(self) -> None:
         """Schedule it once more, under its name; one that has only just ended when its worker has told so twice."""
         if self.state.is_crashed() or self.state.is_cancelled():
-            age = (datetime.now(UTC) - self.state.timestamp).total_seconds()
-            time.sleep(max(0.0, min(_SETTLE_SECONDS, _SETTLE_SECONDS - age)))
+            time.sleep(max(0.0, min(_SETTLE_SECONDS, _SETTLE_SECONDS - self.seconds)))
         again: State[Any] = Scheduled(name="AwaitingRetry", message="goes on from what is committed")
         patiently(self._client.set_flow_run_state, self.flow_run.id, again, force=True)
         self.flow_run = patiently(self._client.read_flow_run, self.flow_run.id)
@@ -164,18 +173,23 @@ class Child:
     def refresh(self) -> None:
         """Read the state anew; what a former orchestrator's attempt left undone when it ended is begun again."""
         self.followed.refresh()
-        if self.has_ended and not self.gave_back and not self._mine and not self.stage.is_done():
+        if self._mine or self.stage.is_done():
+            return
+        if (self.has_ended and not self.gave_back) or self.followed.is_left_behind(self._is_at_work):
             self.begin_again()
 
     @property
     def has_ended(self) -> bool:
         """Whether its attempt is over: one that was told dead, since nothing was heard of it, may be at work still."""
-        if self.state.is_crashed() and self.stage.run.is_at_work(self.stage.flow.name):
+        if self.state.is_crashed() and self._is_at_work():
             if not self._doubted:
                 announce(f"{self.name} is told dead, and its process is at work: waiting for its end")
             self._doubted = True
             return False
         return self.state.is_final()
+
+    def _is_at_work(self) -> bool:
+        return self.stage.run.is_at_work(self.stage.flow.name)
 
     @property
     def has_failed(self) -> bool:

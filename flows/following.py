@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from flows.deployed import POLL_SECONDS, Followed, ask_for, orchestrator
 from flows.execution import run_tags
+from flows.progress import announce
 from flows.request import RunRequest
 from flows.runs import Run, RunError
 from flows.stage_lines import StageLines
@@ -25,12 +26,23 @@ def schedule(run: Run) -> FlowRun:
         state = None if flow_run is None else flow_run.state
         if flow_run is not None and state is not None and not state.is_completed():
             followed = Followed(client, flow_run)
-            if state.is_final():
+            if _is_over(followed, run):
                 followed.begin_again()
             return followed.flow_run
     request = RunRequest(name=run.name, store=str(run.store.absolute()), settings=None)
     parameters = {"request": request.model_dump()}
     return ask_for(DEPLOYMENT, parameters=parameters, flow_run_name=run.name, tags=run_tags(run))
+
+
+def _is_over(followed: Followed, run: Run) -> bool:
+    """Whether the run's flow run has ended, or says that it runs and does not."""
+    while followed.state.is_running() and not run.is_locked:
+        if followed.is_left_behind(lambda: run.is_locked):
+            announce(f"flow run {followed.name} says that it runs, and has no process: it begins again")
+            return True
+        time.sleep(POLL_SECONDS)  # one that has only just begun has not locked the run yet
+        followed.refresh()
+    return followed.state.is_final()
 
 
 def ended_badly(run: Run) -> bool:

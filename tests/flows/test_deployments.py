@@ -1,5 +1,6 @@
 """Runs that workers train, stage by stage: killed, retried, cancelled, and the same as in one process."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -245,7 +246,29 @@ def test_deploying_again_changes_nothing(served: Served) -> None:
     again = served.pipeline.srpo("deploy", "--store", served.store)
     assert again.returncode == 0, again.stderr
     assert "made" not in again.stdout
+    assert "changed" not in again.stdout  # an automation that is written again forgets what it waits for
     assert there() == before
+
+
+def test_what_a_machine_left_at_work_when_it_went_down_goes_on_at_once_when_it_is_served_again(
+    inline: Run, tmp_path: Path
+) -> None:
+    stage = "brief · stage 1 · epoch 0 · rollout"
+    with serve(tmp_path) as served:
+        served.start("brief", BRIEF)
+        served.until(stage, "RUNNING")
+        eventually(lambda: list(served.store.glob("brief/data/**/*.parquet")))
+        for process in processes(f"PREFECT_HOME={served.home}"):
+            os.kill(process, signal.SIGKILL)  # nobody is left who could tell of a death
+    with serve(tmp_path) as served:
+        for name in ("brief", stage):
+            served.until(name, "RUNNING")
+        resumed = served.pipeline.srpo("resume", "brief", "--store", served.store, "--mode", "deployments")
+        assert resumed.returncode == 0, resumed.stderr
+        assert "has no process: it begins again" in resumed.stdout
+        for name in ("brief", stage):
+            assert served.until(name, "COMPLETED").run_count == 2
+    assert_same_run(open_run(served.store, "brief"), inline)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
