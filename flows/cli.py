@@ -21,6 +21,7 @@ from flows.commands.ranks import ranks
 from flows.commands.select import select_prompts
 from flows.commands.serve import serve
 from flows.commands.sql import sql
+from flows.imports import uncollected
 from flows.prefect_server import prefect_api, quiet_prefect, require_api
 from flows.runs import Run, open_run
 from srpo_core.settings_file import load_settings
@@ -189,10 +190,11 @@ def _run_flows(the_run: Run) -> None:
 
 
 def _import_flows() -> None:
-    import flows.report
-    import flows.sampler
-    import flows.srpo
-    import flows.trainers  # noqa: F401  what a run takes from the disk, which is seconds
+    with uncollected():
+        import flows.report
+        import flows.sampler
+        import flows.srpo
+        import flows.trainers  # noqa: F401  what a run takes from the disk, which is seconds
 
 
 def _ended_badly(the_run: Run) -> bool:

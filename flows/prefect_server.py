@@ -245,6 +245,8 @@ def _serve(parent: int, descriptor: int) -> None:
     """The server's own process: serve on an inherited socket until the parent is gone."""
     import uvicorn
 
+    from flows.imports import uncollected
+
     config = uvicorn.Config(
         "flows.locked_database:create_app",
         factory=True,
@@ -253,6 +255,8 @@ def _serve(parent: int, descriptor: int) -> None:
         lifespan="on",
         timeout_graceful_shutdown=3,
     )
+    with uncollected():
+        config.load()
     server = uvicorn.Server(config)
 
     def follow_parent() -> None:
