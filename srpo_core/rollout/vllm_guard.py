@@ -11,6 +11,7 @@ The kernel's PR_SET_PDEATHSIG alone would not do: it fires when the *thread* end
 stages are threads. Here the only thread starts the command. Imports the standard library alone.
 """
 
+import contextlib
 import ctypes
 import os
 import select
@@ -19,7 +20,7 @@ import subprocess
 import sys
 from typing import NoReturn
 
-KILLED = "vllm_guard: the server was killed by "
+KILLED = "vllm_guard: the server was killed by signal "
 LOOK_SECONDS = 1.0
 GRACE_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
@@ -28,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 def main(parent: int, command: list[str]) -> NoReturn:
     """Run the command until it ends or the parent does; then SIGKILL takes the group, and this process with it.
 
-    A command that a signal ended is told on our output, as `KILLED` and the signal's name.
+    A command that a signal ended is told on our output, as `KILLED` and the signal's number.
     """
     if os.getpgrp() != os.getpid():
         sys.exit("vllm_guard.py ends its process group: start it as the leader of one")
@@ -43,7 +44,8 @@ def main(parent: int, command: list[str]) -> NoReturn:
         if ready or os.getppid() != parent:
             break
     if (status := child.poll()) is not None and status < 0:
-        print(f"{KILLED}{signal.Signals(-status).name}", flush=True)
+        with contextlib.suppress(OSError):  # of a full disk; the group must be ended all the same
+            print(f"{KILLED}{-status}", flush=True)
     os.killpg(0, signal.SIGTERM)
     select.select([ended], [], [], GRACE_SECONDS)
     os.killpg(0, signal.SIGKILL)
