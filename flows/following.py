@@ -35,12 +35,15 @@ def schedule(run: Run) -> FlowRun:
 
 
 def _is_over(followed: Followed, run: Run) -> bool:
-    """Whether the run's flow run has ended, or says that it runs and does not."""
+    """Whether the run's flow run has ended, or says that it runs and has no process.
+
+    One that has only just begun holds no lock either: waits until it does, or would.
+    """
     while followed.state.is_running() and not run.is_locked:
         if followed.is_left_behind(lambda: run.is_locked):
             announce(f"flow run {followed.name} says that it runs, and has no process: it begins again")
             return True
-        time.sleep(POLL_SECONDS)  # one that has only just begun has not locked the run yet
+        time.sleep(POLL_SECONDS)
         followed.refresh()
     return followed.state.is_final()
 

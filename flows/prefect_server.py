@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from flows.imports import uncollected
+
 # The console shows the run's own lines; Prefect's log still has every line.
 _CLIENT = {
     "DO_NOT_TRACK": "1",
@@ -244,8 +246,6 @@ def _end_threads() -> None:
 def _serve(parent: int, descriptor: int) -> None:
     """The server's own process: serve on an inherited socket until the parent is gone."""
     import uvicorn
-
-    from flows.imports import uncollected
 
     config = uvicorn.Config(
         "flows.locked_database:create_app",
