@@ -86,6 +86,7 @@ def test_a_run_whose_stages_workers_server_and_orchestrator_are_killed_ends_like
     served.client.set_flow_run_state(run.id, Crashed(), force=True)
     resumed = served.pipeline.srpo("resume", "brief", "--store", served.store, "--mode", "deployments")
     assert resumed.returncode == 0, resumed.stderr
+    assert "run brief is done" not in resumed.stdout
     assert served.until("brief", "COMPLETED").run_count == 5
     again = served.pipeline.srpo("resume", "brief", "--store", served.store, "--mode", "deployments")
     assert "run brief is done" in again.stdout
