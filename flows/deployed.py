@@ -29,6 +29,7 @@ POLL_SECONDS = 1.0
 _ATTEMPTS = 5
 _SETTLE_SECONDS = 5.0  # between a worker's two reports it runs the hooks, for which it imports the flow
 _HOLD_SECONDS = 15.0  # from its beginning until a flow run holds the lock of its work, on a busy machine
+_START_SECONDS = 60.0  # from its being taken until its process tells that it has begun, on a busy machine
 _LATE = "Flow run was cancelled successfully."  # what a worker says of a flow run that perhaps said so itself before
 GAVE_BACK = "gave its place on the pool back; begins again when the stage that it waits for has one"
 _UNFINISHED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
@@ -109,8 +110,17 @@ class Followed:
         return (datetime.now(UTC) - self.state.timestamp).total_seconds()
 
     def is_left_behind(self, at_work: Callable[[], bool]) -> bool:
-        """Whether it is told to run and nobody is `at_work` on it: its process went together with who would tell."""
+        """Whether it is told to run, or to start, and nobody is `at_work` on it: who would tell went with its process.
+
+        Only a process starts in seconds: what starts in a container may wait for a machine or its image.
+        """
+        if self.state.is_pending():
+            return self.seconds > _START_SECONDS and self._is_a_process() and not at_work()
         return self.state.is_running() and self.seconds > _HOLD_SECONDS and not at_work()
+
+    def _is_a_process(self) -> bool:
+        pool = self.flow_run.work_pool_name
+        return pool is not None and patiently(self._client.read_work_pool, pool).type == "process"
 
     def begin_again(self) -> None:
         """Schedule it once more, under its name; one that has only just ended when its worker has told so twice."""

@@ -35,13 +35,14 @@ def schedule(run: Run) -> FlowRun:
 
 
 def _is_over(followed: Followed, run: Run) -> bool:
-    """Whether the run's flow run has ended, or says that it runs and has no process.
+    """Whether the run's flow run has ended, or says that it runs or starts and has no process.
 
     One that has only just begun holds no lock either: waits until it does, or would.
     """
-    while followed.state.is_running() and not run.is_locked:
+    while (followed.state.is_running() or followed.state.is_pending()) and not run.is_locked:
         if followed.is_left_behind(lambda: run.is_locked):
-            announce(f"flow run {followed.name} says that it runs, and has no process: it begins again")
+            said = "starts" if followed.state.is_pending() else "runs"
+            announce(f"flow run {followed.name} says that it {said}, and has no process: it begins again")
             return True
         time.sleep(POLL_SECONDS)
         followed.refresh()

@@ -48,8 +48,9 @@ def working(store: str, run: str, kind: str, *, partner: Partner | None = None) 
     """The run, in whose work of this `kind` no other process takes part during the block.
 
     A stage of a deployment also learns when it was cancelled, or when its `partner`, without which it would wait for
-    ever, ended badly, or has no process and nobody to begin it; and when a person had it begin again, the run that
-    needs it begins again with it. Where the partner goes first and is queued, the stage gives its place back.
+    ever, has no process and nobody to begin it: as long as the run's own process lives, that is its to decide. And when
+    a person had the stage begin again, the run that needs it begins again with it. Where the partner goes first and is
+    queued, the stage gives its place back.
     Raises StageStoppedError from `check_stop` and `wait_until` when it must stop.
     """
     stage_begins()
@@ -122,13 +123,12 @@ class _Watch:
         if state is not None and state.is_scheduled() and not at_work and partner.goes_first:
             raise PlaceGivenBackError
         ended_badly = state is not None and state.is_final() and not state.is_completed()
-        if at_work or not (state is None or ended_badly):
+        # The run's process begins a partner again that ended before it began, and cancels this stage if it does not.
+        if at_work or not (state is None or ended_badly) or self._run.is_locked:
             self._in_company = time.monotonic()
             return False
         if state is not None and state.timestamp > self._began:
             return True
-        if self._run.is_locked:
-            self._in_company = time.monotonic()
         return time.monotonic() - self._in_company > _ALONE_SECONDS
 
 

@@ -16,7 +16,7 @@ from pipeline_process import HERE, Pipeline
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.schemas.events import ResourceSpecification
-from prefect.states import Cancelling, Crashed, Scheduled
+from prefect.states import Cancelling, Crashed, Pending, Scheduled
 from served_runs import Served, eventually, processes, serve
 from test_resume import assert_same_run, policies, tables
 from test_secrets import SECRETS, found_secrets
@@ -254,16 +254,21 @@ def test_deploying_again_changes_nothing(served: Served) -> None:
 def test_what_a_machine_left_at_work_when_it_went_down_goes_on_at_once_when_it_is_served_again(
     inline: Run, tmp_path: Path
 ) -> None:
-    stage = "brief · stage 1 · epoch 0 · rollout"
+    stage, taken = (f"brief · stage 1 · epoch 0 · {kind}" for kind in ("rollout", "update"))
     with serve(tmp_path) as served:
+        served.client.update_work_pool("train-gpu", WorkPoolUpdate(is_paused=True))
         served.start("brief", BRIEF)
         served.until(stage, "RUNNING")
+        served.until(taken, "SCHEDULED")
         eventually(lambda: list(served.store.glob("brief/data/**/*.parquet")))
         for process in processes(f"PREFECT_HOME={served.home}"):
             os.kill(process, signal.SIGKILL)  # nobody is left who could tell of a death
     with serve(tmp_path) as served:
         for name in ("brief", stage):
             served.until(name, "RUNNING")
+        # As if its worker had just taken it.
+        served.client.set_flow_run_state(served.until(taken, "SCHEDULED").id, Pending(), force=True)
+        served.client.update_work_pool("train-gpu", WorkPoolUpdate(is_paused=False))
         resumed = served.pipeline.srpo("resume", "brief", "--store", served.store, "--mode", "deployments")
         assert resumed.returncode == 0, resumed.stderr
         assert "has no process: it begins again" in resumed.stdout

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pipeline_process import Pipeline
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Crashed, Pending, Running, State
 
@@ -91,3 +93,20 @@ def test_a_stage_that_is_told_dead_has_not_ended_while_its_process_is_at_work(
     with run.locked_stage(stage.name, lambda: None):
         assert not child.has_ended
     assert child.has_failed
+
+
+@pytest.mark.parametrize("pool", ["process", "kubernetes"])
+def test_a_flow_run_that_was_taken_and_never_began_is_left_behind_where_it_would_have_begun_at_once(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
+    """As after a machine died together with its worker; in a cluster it may still wait for its image."""
+    name = f"{pool}-{uuid4().hex[:8]}"
+    client.create_work_pool(WorkPoolCreate(name=name, type=pool))
+    deployment = client.create_deployment(client.create_flow(stage), name, work_pool_name=name)
+    flow_run = client.create_flow_run_from_deployment(deployment)
+    client.set_flow_run_state(flow_run.id, Pending(), force=True)
+    followed = Followed(client, client.read_flow_run(flow_run.id))
+    assert not followed.is_left_behind(lambda: False)
+    monkeypatch.setattr(deployed, "_START_SECONDS", 0.0)
+    assert followed.is_left_behind(lambda: False) == (pool == "process")
+    assert not followed.is_left_behind(lambda: True)

@@ -81,6 +81,16 @@ def test_while_its_partner_is_at_work_it_waits_whatever_the_api_says_of_it(
     assert watch()
 
 
+def test_while_its_run_is_at_work_a_partner_that_ended_before_it_began_does_not_stop_it(
+    watch: working._Watch, run: Run, client: SyncPrefectClient
+) -> None:
+    """As after the server went down while the partner's process was starting: the run begins it again."""
+    partner(client, run, Crashed())
+    with run.locked():
+        assert not watch()
+    assert watch()
+
+
 def test_it_gives_its_place_back_to_a_partner_that_is_queued(
     watch: working._Watch, run: Run, client: SyncPrefectClient
 ) -> None:
