@@ -1,7 +1,9 @@
 """The services of docker-compose.yml as processes of this machine, without containers.
 
 Commands, environments, health checks and the order of starts are read from the file; hosts, ports and directories are
-replaced by this machine's. PostgreSQL and Redis are Debian's, the object store is SeaweedFS's program.
+replaced by this machine's. PostgreSQL and Redis are Debian's, the object store is SeaweedFS's program. Where the kernel
+lets us, each worker is on a machine of its own as far as it can tell: it has its own host name, and sees and signals no
+process but its own.
 """
 
 import contextlib
@@ -17,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ from served_runs import POLL_SECONDS, free_port
 
 START_SECONDS = 300.0
 _PORTS = ("postgres", "redis", "server", "s3")
+_APART = ["unshare", "--user", "--map-root-user", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+_NAMED = ["sh", "-c", 'hostname "$1" && shift && exec "$@"', "sh"]
 _OURS = {"prefect": [sys.executable, "-m", "prefect"], "srpo": [sys.executable, "-m", "flows"]}
 
 
@@ -41,6 +46,12 @@ def missing_programs() -> list[str]:
     programs = {"postgresql": postgres_programs(), "redis-server": shutil.which("redis-server")}
     programs |= {"wget": shutil.which("wget")}  # health checks use it
     return [name for name, found in programs.items() if not found]
+
+
+@cache
+def machines_are_apart() -> bool:
+    """Whether workers can be kept from seeing one another, as machines or containers are."""
+    return subprocess.run([*_APART, *_NAMED, "other", "true"], capture_output=True, check=False).returncode == 0
 
 
 class Stack:
@@ -72,6 +83,12 @@ class Stack:
                 assert self.processes[other].wait(START_SECONDS) == 0, self.log(other)
         start = {"postgres": self._postgres, "redis": self._redis, "s3": self._s3}.get(name, self._ours)
         self.processes[name] = start(name)
+
+    def power_off(self, name: str) -> None:
+        """Kill a worker's machine and all that is on it; it boots again after a moment, and remembers nothing."""
+        leader = self.processes[name].pid
+        (machine,) = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
+        os.kill(int(machine), signal.SIGKILL)
 
     def environment(self, name: str) -> dict[str, str]:
         """What a service's process finds in its environment: what the file says, and how to find Python."""
@@ -110,6 +127,8 @@ class Stack:
     def _ours(self, name: str) -> subprocess.Popen[bytes]:
         first, *rest = self.services[name]["command"]
         command, environment = [*_OURS[first], *map(self.translated, rest)], self.environment(name)
+        if name.startswith("worker-") and machines_are_apart():
+            command = [*_APART, *_NAMED, name, *command]
         if self.services[name]["restart"] != "no":
             return self._start(name, command, environment)
         with (

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.states import Cancelling, Crashed, Pending, Scheduled
 from served_runs import Served, eventually, processes, serve
-from test_resume import assert_same_run, policies, tables
+from test_resume import assert_same_run, nameless, tables
 from test_secrets import SECRETS, found_secrets
 
 from flows.deploy import automations
@@ -136,15 +136,6 @@ def test_a_cancelled_run_takes_its_stages_with_it_goes_on_and_is_taken_over_inli
     assert_same_run(open_run(served.store, "lag"), open_run(tmp_path, "lag"))
     rows = open_run(served.store, "lag").history.sql("SELECT DISTINCT staleness FROM staleness").to_pylist()
     assert {row["staleness"] for row in rows} == {0, 1}
-
-
-def nameless(run: Run, *without: str) -> dict[str, Any]:
-    """Every table of a run but those, and its policies, as runs of other names have them."""
-    own = {"run", "file"}
-    rows = {
-        name: [{k: v for k, v in row.items() if k not in own} for row in rows] for name, rows in tables(run).items()
-    }
-    return {name: table for name, table in rows.items() if name not in without} | {"policies": policies(run)}
 
 
 def test_two_runs_share_the_places_and_end_like_inline_ones_though_an_update_comes_back_at_the_worst_moment(

@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pipeline_process import HERE, TINY, Pipeline, UndisturbedRun
@@ -33,6 +34,15 @@ def assert_same_run(one: Run, other: Run) -> None:
     for name in mine:
         assert mine[name] == theirs[name], f"table {name} differs"
     assert policies(one) == policies(other)
+
+
+def nameless(run: Run, *without: str) -> dict[str, Any]:
+    """Every table of a run but those, and its policies, as runs of other names have them."""
+    own = {"run", "file"}
+    rows = {
+        name: [{k: v for k, v in row.items() if k not in own} for row in rows] for name, rows in tables(run).items()
+    }
+    return {name: table for name, table in rows.items() if name not in without} | {"policies": policies(run)}
 
 
 def run_killed(pipeline: Pipeline, store: Path, *kills: tuple[str, int], first: Sequence[str | Path] = ()) -> None:
