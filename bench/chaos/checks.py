@@ -1,6 +1,7 @@
 """What a run must be at its end, however often it was killed: the undisturbed one, each step once, none rewritten."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,10 @@ class Witness:
     def look(self, run: Path) -> list[str]:
         """What changed or vanished of what was committed when it looked last; policies may be pruned."""
         now = {str(path.relative_to(run)): _facts(path) for path in published(run)}
-        kept = {str(path.relative_to(run)): _facts(path) for path in run.glob("policies/version-*/*")}
+        kept: dict[str, tuple[int, int, bytes]] = {}
+        for version in run.glob("policies/version-*"):
+            with suppress(FileNotFoundError):  # it is being pruned at this moment
+                kept |= {str(path.relative_to(run)): _facts(path) for path in version.iterdir()}
         changed = [name for name, facts in self._seen.items() if (now | kept).get(name, facts) != facts]
         changed += [name for name in self._seen if name not in now and not name.startswith("policies/")]
         self._seen = now | kept
