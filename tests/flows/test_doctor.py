@@ -66,3 +66,12 @@ def test_the_table_names_everything_that_was_looked_at(tmp_path: Path) -> None:
     )
     for name in ("Python", "packages", "torch", "sandbox", "Prefect API", "vLLM", "disk"):
         assert name in done.stdout
+
+
+def test_with_a_bubblewrap_that_may_not_do_its_work_it_is_told_what_allows_it(tmp_path: Path) -> None:
+    """As in a container that Docker denies user namespaces."""
+    (tmp_path / "bwrap").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    _, findings = doctor(tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert findings["sandbox"]["detail"].startswith("level B")
+    assert "user namespaces" in findings["sandbox"]["remedy"]
