@@ -115,10 +115,10 @@ class Followed:
         Only a process starts in seconds: what starts in a container may wait for a machine or its image.
         """
         if self.state.is_pending():
-            return self.seconds > _START_SECONDS and self._is_a_process() and not at_work()
+            return self.seconds > _START_SECONDS and self._of_process_pool() and not at_work()
         return self.state.is_running() and self.seconds > _HOLD_SECONDS and not at_work()
 
-    def _is_a_process(self) -> bool:
+    def _of_process_pool(self) -> bool:
         pool = self.flow_run.work_pool_name
         return pool is not None and patiently(self._client.read_work_pool, pool).type == "process"
 

@@ -71,8 +71,8 @@ def _torch() -> Finding:
 def _sandbox() -> Finding:
     """Not needed by the default configuration: the lab's programs are expressions that are never executed."""
     isolation = probe()
-    install = shutil.which("bwrap") is None
-    remedy = "apt-get install bubblewrap" if install else "allow it user namespaces: docs/operations.md, Containers"
+    absent = shutil.which("bwrap") is None
+    remedy = "apt-get install bubblewrap" if absent else "allow it user namespaces: docs/operations.md, Containers"
     told = f"level {isolation.level}: {isolation.reason}"
     return Finding("sandbox", isolation.level != "C", False, told, "" if isolation.level == "A" else remedy)
 

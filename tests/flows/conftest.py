@@ -1,4 +1,4 @@
-"""One real Prefect server and one undisturbed run for all tests of the pipeline."""
+"""One real Prefect server and undisturbed runs for all tests of the pipeline."""
 
 import os
 import subprocess
@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from pipeline_process import HERE, TINY, Pipeline, UndisturbedRun
+from pipeline_process import BRIEF, HERE, TINY, Pipeline, UndisturbedRun
+
+from flows.runs import Run, open_run
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +39,12 @@ def undisturbed(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) ->
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return UndisturbedRun(store, "tiny", done.stdout)
+
+
+@pytest.fixture(scope="session")
+def inline(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run `brief` that one process trains without disturbance. Leave it as it is."""
+    store = tmp_path_factory.mktemp("inline")
+    done = pipeline.srpo("run", BRIEF, "--run-id", "brief", "--store", store)
+    assert done.returncode == 0, done.stderr
+    return open_run(store, "brief")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TINY = HERE / "tiny.yaml"
+BRIEF = HERE / "brief.yaml"
 
 
 @dataclass(frozen=True)

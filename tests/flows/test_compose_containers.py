@@ -12,14 +12,13 @@ from uuid import uuid4
 
 import pytest
 from compose_file import FILE, SECRETS, WITHOUT_GPU, compose, services
-from pipeline_process import HERE, Pipeline
+from pipeline_process import BRIEF
 from served_runs import eventually, free_port
 from test_resume import nameless
 
-from flows.runs import open_run
+from flows.runs import Run, open_run
 
 pytestmark = pytest.mark.deployed
-BRIEF = HERE / "brief.yaml"
 DEPLOYED = ("--mode", "deployments", "--store", "/store")
 WORKERS = ("worker-cpu", "worker-rollout", "worker-train")
 
@@ -59,10 +58,8 @@ def stack() -> Iterator[Compose]:
 
 
 def test_a_run_in_containers_that_are_killed_at_work_ends_like_an_inline_one_without(
-    stack: Compose, pipeline: Pipeline, tmp_path: Path
+    stack: Compose, inline: Run, tmp_path: Path
 ) -> None:
-    inline = pipeline.srpo("run", BRIEF, "--run-id", "brief", "--store", tmp_path / "inline")
-    assert inline.returncode == 0, inline.stderr
     shell = ("exec", "-T", "worker-cpu")
     stack("cp", str(BRIEF), "worker-cpu:/store/brief.yaml")
     stack("exec", "--detach", "worker-cpu", "srpo", "run", "/store/brief.yaml", *DEPLOYED)
@@ -72,8 +69,7 @@ def test_a_run_in_containers_that_are_killed_at_work_ends_like_an_inline_one_wit
     stack("start", *WORKERS)
     stack(*shell, "srpo", "resume", "brief", *DEPLOYED)
     stack("cp", "worker-cpu:/store/brief", str(tmp_path / "brief"))
-    there, here = open_run(tmp_path, "brief"), open_run(tmp_path / "inline", "brief")
-    assert nameless(there, "machines") == nameless(here, "machines")
+    assert nameless(open_run(tmp_path, "brief"), "machines") == nameless(inline, "machines")
 
 
 def test_programs_that_a_model_wrote_are_held_by_bubblewrap_in_the_container_that_grades(stack: Compose) -> None:

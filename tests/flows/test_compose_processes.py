@@ -16,7 +16,7 @@ from datetime import timedelta
 import pytest
 from compose_file import SECRETS
 from compose_processes import Stack, composed, machines_are_apart, missing_programs
-from pipeline_process import HERE, Pipeline
+from pipeline_process import BRIEF, HERE, Pipeline
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
@@ -30,7 +30,6 @@ from flows.deploy import automations
 from flows.runs import Run, open_run
 
 pytestmark = pytest.mark.deployed
-BRIEF = HERE / "brief.yaml"
 SIGN_SECONDS = 60.0
 WORKERS = ("worker-cpu", "worker-rollout", "worker-train")
 
@@ -43,15 +42,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         for name in ("services", *WORKERS):
             stack.start(name)
         yield stack
-
-
-@pytest.fixture(scope="module")
-def inline(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The run that one process trains."""
-    store = tmp_path_factory.mktemp("inline")
-    done = pipeline.srpo("run", BRIEF, "--run-id", "brief", "--store", store)
-    assert done.returncode == 0, done.stderr
-    return open_run(store, "brief")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_process import HERE, Pipeline
+from pipeline_process import BRIEF, Pipeline
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.schemas.events import ResourceSpecification
@@ -25,7 +25,6 @@ from flows.deploy import automations
 from flows.runs import Run, open_run
 
 pytestmark = pytest.mark.deployed
-BRIEF = HERE / "brief.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +32,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     server = {"PREFECT_SERVER_API_AUTH_STRING": SECRETS["PREFECT_API_AUTH_STRING"]}
     with serve(tmp_path_factory.mktemp("served"), **SECRETS, **server) as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def inline(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The run that one process trains without disturbance."""
-    store = tmp_path_factory.mktemp("inline")
-    done = pipeline.srpo("run", BRIEF, "--run-id", "brief", "--store", store)
-    assert done.returncode == 0, done.stderr
-    return open_run(store, "brief")
 
 
 def test_a_run_whose_stages_workers_server_and_orchestrator_are_killed_ends_like_an_inline_one(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipeline_process import HERE, Pipeline, UndisturbedRun
+from pipeline_process import BRIEF, HERE, Pipeline, UndisturbedRun
 from pseudo_terminal import Terminal
 from rich.console import Console
 from test_artifacts import Shown, ask
@@ -17,7 +17,6 @@ from flows.display import picture
 from flows.progress import Now, StepSeen, duration
 from flows.runs import Run, open_run
 
-BRIEF = HERE / "brief.yaml"
 CTRL_C = "\x03"
 BAR = re.compile(r"(rollouts|updates|evaluate|stage \d) +([━─]*) ([\d,]+)/([\d,]+) (.*)")
 
